@@ -1,0 +1,76 @@
+"""Datasets: what is asked for, and what a prepared version holds.
+
+A prepared version is a folder with one Parquet file per split (`train.parquet`,
+`validation.parquet`, `test.parquet`) and `dataset.json`, the manifest. Columns by kind:
+text and label as string, number as float64, image as the encoded bytes (PNG or JPEG).
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+from purvey.contracts.limits import LIMITS
+
+DATASET_MANIFEST_NAME = "dataset.json"
+SPLITS = ("train", "validation", "test")
+ColumnKind = Literal["text", "label", "number", "image", "conversation"]
+
+
+class SplitConfig(BaseModel):
+    """How rows are divided. Fractions are of the rows that remain after deduplication."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    test: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    stratify: bool = True
+    """Keep each label's share in every split, where there is a label column."""
+
+
+class DatasetConfig(BaseModel):
+    """A dataset as asked for: format, columns, cleaning, splits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders"] = "auto"
+    """`auto` looks at the file name's ending, then at the first bytes."""
+    columns: dict[Annotated[str, Field(min_length=1, max_length=128)], ColumnKind] = {}
+    """Column name to kind; empty means inferred, and the manifest says what was inferred."""
+    deduplicate: bool = True
+    splits: SplitConfig = SplitConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of a prepared dataset."""
+
+    name: str
+    kind: ColumnKind
+
+
+class DatasetManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `dataset.json`.
+
+    Args:
+        columns: Columns in order.
+        labels: Distinct labels, sorted; numeric-looking ones in numeric order.
+        rows: Rows per split.
+        profile: Counts, balance, lengths, sizes, duplicates removed, by name (JSON values).
+        digest: Hex SHA-256 over the split files' digests and the columns.
+        source_sha256: Digests of the files it was made from.
+    """
+
+    columns: tuple[Column, ...]
+    labels: tuple[str, ...] = ()
+    rows: dict[str, int] = {}
+    profile: dict[str, Any] = {}  # JSON values
+    digest: str = ""
+    source_sha256: tuple[str, ...] = ()
+
+    def column(self, kind: ColumnKind) -> str | None:
+        """Return the name of the first column of that kind."""
+        return next((c.name for c in self.columns if c.kind == kind), None)
+
+
+MAX_ROWS = LIMITS.dataset_rows

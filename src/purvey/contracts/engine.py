@@ -1,0 +1,348 @@
+"""What an engine answers: generation, scores, classes, tokens, explanations.
+
+The same messages travel over a Unix socket pair to an engine process and are understood by
+the scripted engine of `purvey.testing`. Every request carries an id; every reply carries
+the id of its request, and a reply with another id closes the connection.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from purvey.contracts.explain import ExplanationRequest, ExplanationResult
+from purvey.contracts.model import InputSpec, ModelSource, Task
+
+# Inputs ----------------------------------------------------------------------------------
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a conversation; content is plain text, never special tokens."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    name: str | None = None
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
+    """A conversation, rendered by the model's chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """Plain text to be continued. The tokenizer's begin token is added where it has one."""
+
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
+    """Token ids, taken as they are."""
+
+    tokens: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class TextInput(msgspec.Struct, frozen=True, kw_only=True, tag="text_input"):
+    """Text for a one-pass model."""
+
+    text: str
+
+
+class ImageInput(msgspec.Struct, frozen=True, kw_only=True, tag="image_input"):
+    """An encoded image (PNG, JPEG, WebP, GIF's first frame, BMP) for a one-pass model."""
+
+    data: bytes
+
+
+class NumberInput(msgspec.Struct, frozen=True, kw_only=True, tag="number_input"):
+    """A finite number for a one-pass model."""
+
+    value: float
+
+
+PlainInput = TextInput | ImageInput | NumberInput
+NamedInputs = dict[str, PlainInput]
+"""Input by the name that the model's `inputs` declare; a single one is named `input`."""
+
+# Control plane to engine -----------------------------------------------------------------
+
+
+class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
+    """First frame to an engine process: what to load and what it may use."""
+
+    source: ModelSource
+    num_threads: int
+    kv_cache_bytes: int
+    max_batch_tokens: int
+    module_roots: tuple[str, ...] = ()
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen.
+
+    Args:
+        temperature: 0 is greedy.
+        top_p: Nucleus mass in (0, 1] (Holtzman et al. 2020).
+        seed: Every token draws from a generator derived from (seed, position), so a batch
+            neighbour cannot change the outcome.
+        max_tokens: Output tokens at most; None asks for what the context leaves, capped by
+            the server's default.
+        stop: Strings that end the output and are not part of it.
+        num_logprobs: None for no log-probabilities, else how many alternatives per token.
+        echo: Whether the prompt is returned before the output (completions only).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    num_logprobs: int | None = None
+    echo: bool = False
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    """Continue a prompt. Answered by `Started`, `Delta`s, then `Finished` (or `Refused`)."""
+
+    request_id: str
+    prompt: Prompt
+    sampling: Sampling
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Log-probabilities of given outputs after each prompt. Answered by `Scored`.
+
+    Each pair is (prompt, output); low priority: it never delays a decoding step by more than
+    one batch.
+    """
+
+    request_id: str
+    pairs: tuple[tuple[Prompt, TextPrompt | TokenPrompt], ...]
+
+
+class Classify(msgspec.Struct, frozen=True, kw_only=True, tag="classify"):
+    """Class probabilities of one or many inputs. Answered by `Classified`."""
+
+    request_id: str
+    inputs: tuple[NamedInputs, ...]
+
+
+class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Token ids of a prompt. Answered by `Tokenized`."""
+
+    request_id: str
+    prompt: Prompt
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True, tag="explain"):
+    """Attribute an output to parts of the input. Answered by `Explained`."""
+
+    request_id: str
+    request: ExplanationRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Forget a request within one step and free what it holds. Not answered."""
+
+    request_id: str
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
+    """Take nothing new, finish what runs, then exit with status 0."""
+
+
+ToEngine = LoadModel | Generate | Score | Classify | Tokenize | Explain | Cancel | Drain
+
+# Engine to control plane -----------------------------------------------------------------
+
+
+class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
+    """The model is ready.
+
+    Args:
+        task: What it is for.
+        labels: Class names in order; empty for text generation.
+        inputs: Input by name, for one-pass models.
+        context_tokens: Longest prompt plus output; 0 for one-pass models.
+        has_chat_template: Whether it takes conversations.
+        num_parameters: Weights, tied ones counted once.
+        resident_bytes: Memory the process holds for weights and caches.
+        precision: `float32` and so on, as computed.
+    """
+
+    task: Task
+    labels: tuple[str, ...] = ()
+    inputs: dict[str, InputSpec] = {}
+    context_tokens: int = 0
+    has_chat_template: bool = False
+    num_parameters: int = 0
+    resident_bytes: int = 0
+    precision: str = "float32"
+    is_calibrated: bool = False
+
+
+class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="load_failed"):
+    """The model cannot be served; `code` is that of a `PurveyError`."""
+
+    code: str
+    message: str
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """One token with its natural log-probability under the untempered model."""
+
+    token_id: int
+    text: str
+    """The token's own text; bytes that are no full character show as U+FFFD."""
+    data: bytes
+    """The token's bytes."""
+    logprob: float
+    alternatives: tuple["TokenLogprob", ...] = ()
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """The prompt is admitted."""
+
+    request_id: str
+    prompt_tokens: int
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
+    """New output text, whole characters only; may be empty beside log-probabilities."""
+
+    request_id: str
+    text: str
+    num_tokens: int = 1
+    tokens: tuple[TokenLogprob, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """Generation is over; all blocks are free again."""
+
+    request_id: str
+    reason: Literal["stop", "length", "cancelled"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+    """Natural log-probability of every output token, per pair."""
+
+    request_id: str
+    logprobs: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+
+
+class Classified(msgspec.Struct, frozen=True, kw_only=True, tag="classified"):
+    """Probabilities in label order, one row per input, each summing to 1."""
+
+    request_id: str
+    probabilities: tuple[tuple[float, ...], ...]
+    compute_s: float = 0.0
+
+
+class Tokenized(msgspec.Struct, frozen=True, kw_only=True, tag="tokenized"):
+    """Token ids and, aligned, each token's text."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    texts: tuple[str, ...]
+
+
+class Explained(msgspec.Struct, frozen=True, kw_only=True, tag="explained"):
+    """A finished explanation."""
+
+    request_id: str
+    result: ExplanationResult
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """The request ended in an error; `code` is that of a `PurveyError`."""
+
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
+    """Sent once a second and after each drain: what the engine holds."""
+
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    steps: int
+
+
+FromEngine = (
+    ModelLoaded
+    | LoadFailed
+    | Started
+    | Delta
+    | Finished
+    | Scored
+    | Classified
+    | Tokenized
+    | Explained
+    | Refused
+    | EngineStats
+)
+GenerationEvent = Started | Delta | Finished
+
+
+class EngineClient(Protocol):
+    """One loaded model, as the control plane sees it. Implementations pass one contract suite.
+
+    Every method raises the `PurveyError` named by a `Refused` reply, and
+    `WorkerCrashedError` when the process dies meanwhile.
+    """
+
+    @property
+    def model(self) -> ModelLoaded:
+        """What was loaded."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """The newest statistics, if any came yet."""
+        ...
+
+    def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
+        """Stream one generation; closing the iterator early cancels the request."""
+        ...
+
+    async def score(self, request: Score) -> Scored:
+        """Return log-probabilities of given outputs."""
+        ...
+
+    async def classify(self, request: Classify) -> Classified:
+        """Return class probabilities."""
+        ...
+
+    async def tokenize(self, request: Tokenize) -> Tokenized:
+        """Return token ids."""
+        ...
+
+    async def explain(self, request: Explain) -> Explained:
+        """Return an attribution with its faithfulness."""
+        ...
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Drain, then end the process; kill it when the time has passed."""
+        ...
+
+
+class EngineLauncher(Protocol):
+    """Starts engines; local processes first, a cluster later."""
+
+    async def launch(self, load: LoadModel) -> EngineClient:
+        """Start an engine and wait until its model is loaded.
+
+        Raises:
+            PurveyError: The error of `LoadFailed`, or `WorkerCrashedError`.
+        """
+        ...

@@ -1,0 +1,85 @@
+"""The one limits table: what a request, a file, a recipe may be at most.
+
+Every number that bounds outside input is a field here, is published in the reference
+documentation from here, and is enforced before the work it bounds.
+"""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Upper bounds on outside input. Each field's unit is in its name."""
+
+    json_body_bytes: int = 32 * 2**20
+    """Body of a JSON request; large enough for a few inline images."""
+    json_depth: int = 64
+    """Nesting of arrays and objects in a JSON body."""
+    json_number_digits: int = 400
+    """Digits of one number in a JSON body."""
+    upload_bytes: int = 512 * 2**20
+    """One uploaded file."""
+    file_name_chars: int = 255
+    """Characters of a stored file name."""
+    page_items: int = 100
+    """Items of one page of a listing."""
+    messages: int = 2_048
+    """Messages of one chat request or one training row."""
+    prompt_chars: int = 4 * 2**20
+    """Characters of one prompt or conversation, before tokenisation."""
+    stop_sequences: int = 4
+    """Stop strings of one request."""
+    stop_chars: int = 256
+    """Characters of one stop string."""
+    top_logprobs: int = 20
+    """Alternatives reported for each token."""
+    classify_inputs: int = 256
+    """Inputs of one classify request."""
+    questions: int = 400
+    """Questions of one decisions request."""
+    choices: int = 1_000
+    """Choices of one question."""
+    image_bytes: int = 16 * 2**20
+    """One encoded image."""
+    image_pixels: int = 40_000_000
+    """Width times height of one image, checked from its header before decoding."""
+    archive_entries: int = 200_000
+    """Entries of one uploaded zip."""
+    archive_bytes: int = 4 * 2**30
+    """Bytes of all entries of a zip after inflation."""
+    archive_ratio: int = 200
+    """Inflated over stored size of one zip entry."""
+    row_bytes: int = 1 * 2**20
+    """One row of a data file."""
+    dataset_rows: int = 5_000_000
+    """Rows of one dataset."""
+    labels: int = 10_000
+    """Classes of one classifier."""
+    min_training_rows: int = 10
+    """Fewest rows a training file may have."""
+    batch_size: int = 65_536
+    """Rows of one optimizer step."""
+    epochs: int = 10_000
+    """Passes over the training split."""
+    max_steps: int = 10_000_000
+    """Optimizer steps of one run."""
+    sequence_tokens: int = 131_072
+    """Tokens of one training sequence."""
+    lora_rank: int = 1_024
+    """Rank of a LoRA adapter."""
+    explanation_forwards: int = 4_096
+    """Forward passes of one explanation."""
+    metadata_pairs: int = 16
+    """Entries of a metadata object."""
+    queued_jobs: int = 1_000
+    """Unfinished jobs of one project."""
+    queued_requests: int = 1_024
+    """Requests one engine holds, running and waiting."""
+
+
+LIMITS = Limits()
+
+
+def rows() -> list[tuple[str, int]]:
+    """List name and value of every limit, in the order of the table."""
+    return [(field.name, getattr(LIMITS, field.name)) for field in fields(Limits)]

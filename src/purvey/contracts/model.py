@@ -1,0 +1,83 @@
+"""What a model folder says of itself: the manifest `purvey.json` beside the weights."""
+
+from typing import Any, Literal
+
+import msgspec
+
+MANIFEST_NAME = "purvey.json"
+
+Task = Literal["text-generation", "text-classification", "image-classification", "classification"]
+Family = Literal["decoder", "text-ngrams", "module"]
+"""`decoder`: models/decoder.py. `text-ngrams`: models/text_ngrams.py. `module`: a user's class."""
+
+
+class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
+    """Images are resized to `height` x `width`, scaled to [0, 1], then normalised per channel."""
+
+    height: int
+    width: int
+    channels: int = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+class TextSpec(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """Text of at most `max_bytes` UTF-8 bytes; what is longer is cut."""
+
+    max_bytes: int = 65_536
+
+
+class NumberSpec(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
+    """A finite number."""
+
+
+InputSpec = ImageSpec | TextSpec | NumberSpec
+
+
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `purvey.json`.
+
+    A folder without one is a Hugging Face folder: family `decoder`, task `text-generation`.
+
+    Args:
+        family: Which of our loaders reads the folder.
+        task: What the model is for.
+        labels: Class names in the order of the logits; empty for text generation.
+        inputs: Input by name; a single one is named `input`. Empty for text generation.
+        hyperparameters: Keyword arguments that rebuild the network.
+        module: For family `module`: `file.py:Class`; the file's copy lies in the folder.
+        temperature: Softmax temperature fitted on validation rows; 1 when uncalibrated.
+        is_calibrated: Whether `temperature` was fitted.
+        base: Digest of the base folder when this folder holds only a LoRA adapter
+            (`adapter_config.json`, `adapter_model.safetensors`), else None.
+        lineage: Free record: recipe digest, dataset digest, code version, environment.
+        report: Final test report: metric name to value, interval and count.
+    """
+
+    family: Family
+    task: Task
+    labels: tuple[str, ...] = ()
+    inputs: dict[str, InputSpec] = {}
+    hyperparameters: dict[str, Any] = {}  # JSON values of the user's own keyword arguments
+    module: str | None = None
+    temperature: float = 1.0
+    is_calibrated: bool = False
+    base: str | None = None
+    lineage: dict[str, Any] = {}  # free-form JSON record
+    report: dict[str, Any] = {}  # free-form JSON record
+
+
+class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process finds a model: read-only folders on this machine.
+
+    Args:
+        name: The registered name, for messages.
+        folder: Absolute path of the model folder.
+        digest: Content digest of the folder (hex SHA-256).
+        base_folder: Folder of the base when `folder` is an adapter, else None.
+    """
+
+    name: str
+    folder: str
+    digest: str
+    base_folder: str | None = None

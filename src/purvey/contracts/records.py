@@ -1,0 +1,197 @@
+"""Rows as the control plane passes them on: plain values, scoped by project.
+
+Times are epoch seconds, UTC. JSON columns hold JSON values.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from purvey.contracts.jobs import JobApi, JobKind, JobStatus
+from purvey.contracts.model import Family, Task
+
+Scope = Literal[
+    "inference",
+    "files:read",
+    "files:write",
+    "datasets:read",
+    "datasets:write",
+    "training:read",
+    "training:write",
+    "models:read",
+    "models:write",
+    "explanations:read",
+    "explanations:write",
+    "usage:read",
+    "admin",
+]
+"""What a key may do; `admin` implies the rest and is the only one over keys and projects."""
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key; the secret itself is never stored. `hint` is its last four characters."""
+
+    id: str
+    project_id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    hint: str
+    created_at: float
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An uploaded file; bytes are the blob named by `sha256`."""
+
+    id: str
+    project_id: str
+    name: str
+    purpose: str
+    num_bytes: int
+    sha256: str
+    created_at: float
+
+
+class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset version; `manifest` is there once `status` is `ready`."""
+
+    id: str
+    project_id: str
+    name: str
+    status: Literal["processing", "ready", "failed"]
+    config: dict[str, Any]  # DatasetConfig as JSON
+    file_ids: tuple[str, ...]
+    job_id: str
+    created_at: float
+    artifact: str | None = None
+    manifest: dict[str, Any] | None = None  # DatasetManifest as JSON
+    error: dict[str, Any] | None = None  # code, message, param
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A run and where it stands.
+
+    `fence` increases with every lease; `version` of the row is implied by it. `recipe` is
+    resolved in full. `result` holds the report, token counts and seconds when it succeeded.
+    """
+
+    id: str
+    project_id: str
+    key_id: str
+    api: JobApi
+    kind: JobKind
+    status: JobStatus
+    created_at: float
+    recipe: dict[str, Any]  # resolved recipe as JSON
+    recipe_digest: str
+    seed: int = 0
+    suffix: str | None = None
+    base_model: str | None = None
+    training_file: str | None = None
+    validation_file: str | None = None
+    dataset_id: str | None = None
+    metadata: dict[str, str] = {}
+    request: dict[str, Any] = {}  # as the caller sent it, for echoing OpenAI's fields
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempt: int = 0
+    fence: int = 0
+    lease: str | None = None
+    lease_expires_at: float | None = None
+    wanted: Literal["run", "pause", "cancel"] = "run"
+    fine_tuned_model: str | None = None
+    compute_s: float = 0.0
+    error: dict[str, Any] | None = None  # code, message, param
+    result: dict[str, Any] | None = None
+
+
+class JobEventRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a job; `seq` starts at 1 and has no gaps."""
+
+    id: str
+    job_id: str
+    seq: int
+    type: Literal["message", "metrics"]
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: dict[str, Any]  # JSON values
+    created_at: float
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete checkpoint on disk."""
+
+    id: str
+    job_id: str
+    step: int
+    folder: str
+    digest: str
+    metrics: dict[str, float]
+    created_at: float
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable registered model.
+
+    `artifact` is the digest of a stored folder, or None when `folder` lies under one of the
+    operator's model roots and is served in place.
+    """
+
+    name: str
+    project_id: str
+    family: Family
+    task: Task
+    digest: str
+    folder: str
+    created_at: float
+    artifact: str | None = None
+    base_model: str | None = None
+    job_id: str | None = None
+    manifest: dict[str, Any] = {}  # ModelManifest as JSON
+
+
+class ExplanationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An explanation; `body` is the object as the API shows it."""
+
+    id: str
+    project_id: str
+    model: str
+    status: Literal["in_progress", "completed", "failed"]
+    created_at: float
+    body: dict[str, Any]
+    picture_file: str | None = None
+
+
+UsageKind = Literal[
+    "chat",
+    "completion",
+    "classify",
+    "decision",
+    "score",
+    "tokenize",
+    "training",
+    "dataset",
+    "explanation",
+]
+
+
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the append-only ledger, unique by (`request_id`, `attempt`).
+
+    Units: tokens, images, rows, and seconds of computing.
+    """
+
+    request_id: str
+    attempt: int = 1
+    project_id: str
+    key_id: str
+    kind: UsageKind
+    model: str
+    status: Literal["ok", "error", "cancelled"] = "ok"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+    rows: int = 0
+    compute_s: float = 0.0
+    created_at: float
