@@ -1,0 +1,64 @@
+"""The `purvey` command: its subcommands, and how every one of them ends."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.main import get_command
+
+from purvey.cli.serving import serve
+from purvey.cli.terminal import AsJson, print_error
+from purvey.errors import PurveyError, UserError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
+
+app = typer.Typer(
+    name="purvey",
+    help="Large models as a service, on hardware you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command()
+def demo(
+    exit_at_end: bool = typer.Option(False, "--exit", help="End instead of staying up."),
+    as_json: AsJson = False,
+) -> None:
+    """Watch data become trained, tested, served and explained models on this machine."""
+    from purvey.cli.demo import run_demo
+
+    run_demo(exit_at_end=exit_at_end, as_json=as_json)
+
+
+app.command()(serve)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the status that belongs to the outcome.
+
+    Args:
+        arguments: Words after `purvey`; the process's own when None.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(_status(words))
+
+
+def _status(words: list[str]) -> int:
+    try:
+        result = get_command(app).main(args=words, prog_name="purvey", standalone_mode=False)
+    except PurveyError as error:
+        print_error(error, as_json="--json" in words)
+        return error.exit_status
+    except typer.TyperException as error:
+        if not error.format_message():  # the help was printed instead
+            return UserError.exit_status
+        usage = UserError(error.format_message(), hint="`purvey --help` lists what there is.")
+        print_error(usage, as_json="--json" in words)
+        return usage.exit_status
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
