@@ -197,10 +197,25 @@ def first_problem(
     path = [str(step) for step in problem["loc"]]
     param = ".".join([at, *path] if at else path)
     if problem["type"] == "extra_forbidden":
-        nearest = get_close_matches(path[-1], _fields_at(schema, path[:-1]), n=1)
-        meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        meant = _suggestion(schema, path)
         return InvalidValueError(f"unknown field {param!r}.{meant}", param=param)
     return InvalidValueError(f"{param or 'the body'}: {problem['msg']}.", param=param or None)
+
+
+def _suggestion(schema: type[BaseModel], path: list[str]) -> str:
+    nearest = get_close_matches(path[-1], _fields_at(schema, path[:-1]), n=1)
+    if not nearest:  # perhaps the right word in the wrong section
+        everywhere = {name.rsplit(".", 1)[-1]: name for name in _all_fields(schema)}
+        nearest = [everywhere[n] for n in get_close_matches(path[-1], everywhere, n=1)]
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _all_fields(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name in schema.model_fields:
+        below = _fields_at(schema, [name])
+        names += [f"{prefix}{name}.{leaf}" for leaf in below] if below else [f"{prefix}{name}"]
+    return names
 
 
 def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
