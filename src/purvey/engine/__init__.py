@@ -1,0 +1,1 @@
+"""Inference: decisions (torch-free), tensors, the loop, and `client`, the torch-free other end."""

@@ -1,0 +1,291 @@
+"""An engine without a model: it answers at once, predictably, and fails on request.
+
+`ScriptedEngine` passes the same contract suite as the client of a real engine process.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from purvey.contracts.engine import (
+    Classified,
+    Classify,
+    Delta,
+    EngineStats,
+    Explain,
+    Explained,
+    Finished,
+    Generate,
+    GenerationEvent,
+    LoadModel,
+    ModelLoaded,
+    Score,
+    Scored,
+    Started,
+    Tokenize,
+    Tokenized,
+)
+from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.errors import (
+    ContextLengthError,
+    MethodUnsupportedError,
+    PurveyError,
+    ShuttingDownError,
+    WorkerCrashedError,
+)
+from purvey.testing import scripted_answers as answers
+from purvey.testing.gate import Gate
+
+CRASHED = "the engine process died"
+
+
+class ScriptedEngine:
+    """An `EngineClient` that echoes: one character is one token.
+
+    Text generation repeats the last turn; classification prefers the label that the text
+    names. Everything a test may turn is public and may be turned from another thread.
+
+    Args:
+        model: What it claims to have loaded.
+        replies: Answer by rendered prompt (`scripted_answers.rendered`); others are echoed.
+
+    Attributes:
+        gate: Closed, it stops every answer before its next token.
+        refusals: Errors that the next requests end in, first one first.
+        crash_after_tokens: Dies when it has produced that many more tokens.
+        requests: Every request that arrived, in order.
+        cancelled: Ids of generations that were closed early.
+    """
+
+    def __init__(self, model: ModelLoaded, *, replies: dict[str, str] | None = None) -> None:
+        self.gate = Gate()
+        self.refusals: list[PurveyError] = []
+        self.crash_after_tokens: int | None = None
+        self.requests: list[Generate | Score | Classify | Tokenize | Explain] = []
+        self.cancelled: list[str] = []
+        self.is_closed = False
+        self._model = model
+        self._replies = replies or {}
+        self._running: set[str] = set()
+        self._has_crashed = False
+        self._is_draining = False
+        self._steps = 0
+
+    @property
+    def model(self) -> ModelLoaded:
+        """What was loaded."""
+        return self._model
+
+    @property
+    def stats(self) -> EngineStats:
+        """What is running now."""
+        return EngineStats(
+            running=len(self._running),
+            waiting=0,
+            free_blocks=64 - min(len(self._running), 64),
+            total_blocks=64,
+            steps=self._steps,
+        )
+
+    def crash(self) -> None:
+        """Die: requests under way and to come raise `WorkerCrashedError`."""
+        self._has_crashed = True
+        self.gate.open()
+
+    async def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
+        """Stream the scripted reply token by token."""
+        with self._admitted(request):
+            self._require_generation()
+            prompt = answers.rendered(request.prompt)
+            room = self._room(request, len(prompt))
+            await self._step()
+            yield Started(request_id=request.request_id, prompt_tokens=len(prompt))
+            if request.sampling.echo:
+                yield Delta(request_id=request.request_id, text=prompt, num_tokens=0)
+            reply, is_stopped = self._reply(request, prompt)
+            for character in reply[:room]:
+                await self._step()
+                yield self._delta(request, character)
+            yield Finished(
+                request_id=request.request_id,
+                reason="stop" if len(reply) < room or is_stopped else "length",
+                prompt_tokens=len(prompt),
+                completion_tokens=min(len(reply), room),
+            )
+
+    async def score(self, request: Score) -> Scored:
+        """Return log-probabilities of given outputs."""
+        with self._admitted(request):
+            self._require_generation()
+            await self._step()
+            pairs = [(answers.rendered(p), answers.rendered(o)) for p, o in request.pairs]
+            return Scored(
+                request_id=request.request_id,
+                logprobs=tuple(answers.score(prompt, output) for prompt, output in pairs),
+                prompt_tokens=sum(len(prompt) for prompt, _ in pairs),
+            )
+
+    async def classify(self, request: Classify) -> Classified:
+        """Return class probabilities."""
+        with self._admitted(request):
+            if not self._model.labels:
+                raise MethodUnsupportedError("this model generates text; it has no labels")
+            await self._step()
+            rows = (answers.probabilities(i, self._model.labels) for i in request.inputs)
+            return Classified(
+                request_id=request.request_id, probabilities=tuple(rows), compute_s=0.001
+            )
+
+    async def tokenize(self, request: Tokenize) -> Tokenized:
+        """Return one token per character."""
+        with self._admitted(request):
+            self._require_generation()
+            await self._step()
+            text = answers.rendered(request.prompt)
+            return Tokenized(
+                request_id=request.request_id,
+                tokens=tuple(ord(c) for c in text),
+                texts=tuple(text),
+            )
+
+    async def explain(self, request: Explain) -> Explained:
+        """Return an attribution with its faithfulness."""
+        with self._admitted(request):
+            await self._step()
+            return Explained(
+                request_id=request.request_id,
+                result=answers.explanation(request.request, self._model.labels),
+            )
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Wait for what runs, at most `timeout_s`, then end."""
+        self._is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._running:  # noqa: ASYNC110 (requests end in other loops' threads)
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            self.crash()
+        self.is_closed = True
+
+    @contextmanager
+    def _admitted(
+        self, request: Generate | Score | Classify | Tokenize | Explain
+    ) -> Iterator[None]:
+        self.requests.append(request)
+        if self._has_crashed:
+            raise WorkerCrashedError(CRASHED)
+        if self._is_draining:
+            raise ShuttingDownError("the engine takes no new requests")
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self._running.add(request.request_id)
+        try:
+            yield
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cancelled.append(request.request_id)
+            raise
+        finally:
+            self._running.discard(request.request_id)
+
+    def _require_generation(self) -> None:
+        if self._model.task != "text-generation":
+            raise MethodUnsupportedError("this model classifies; it does not generate text")
+
+    def _room(self, request: Generate, prompt_tokens: int) -> int:
+        left = self._model.context_tokens - prompt_tokens
+        asked = request.sampling.max_tokens
+        if left <= 0 or (asked or 0) > left:
+            raise ContextLengthError(
+                f"the prompt has {prompt_tokens} tokens and the model's context holds "
+                f"{self._model.context_tokens}"
+            )
+        return left if asked is None else asked
+
+    def _reply(self, request: Generate, prompt: str) -> tuple[str, bool]:
+        reply = self._replies.get(prompt, answers.echo(request.prompt))
+        ends = [reply.find(stop) for stop in request.sampling.stop if stop in reply]
+        return (reply[: min(ends)], True) if ends else (reply, False)
+
+    def _delta(self, request: Generate, character: str) -> Delta:
+        wanted = request.sampling.num_logprobs
+        tokens = () if wanted is None else (answers.token_logprob(character, wanted),)
+        return Delta(request_id=request.request_id, text=character, tokens=tokens)
+
+    async def _step(self) -> None:
+        await self.gate.passed()
+        if self.crash_after_tokens is not None:
+            self.crash_after_tokens -= 1
+            if self.crash_after_tokens < 0:
+                self._has_crashed = True
+        if self._has_crashed:
+            raise WorkerCrashedError(CRASHED)
+        self._steps += 1
+
+
+class ScriptedLauncher:
+    """An `EngineLauncher` whose engines are scripted.
+
+    What an engine claims to be follows the folder's `purvey.json`, so a model registered by
+    a scripted job is served as what it says it is; a folder without one generates text.
+
+    Args:
+        replies: Given to every engine.
+
+    Attributes:
+        gate: Closed, it stops every launch before the model is ready.
+        failures: Errors that the next launches end in, first one first.
+        loads: Every launch that was asked for, in order.
+        engines: Launched engines by model name, oldest first.
+    """
+
+    def __init__(
+        self, *, replies: dict[str, str] | None = None, context_tokens: int = 4_096
+    ) -> None:
+        self.gate = Gate()
+        self.failures: list[PurveyError] = []
+        self.loads: list[LoadModel] = []
+        self.engines: defaultdict[str, list[ScriptedEngine]] = defaultdict(list)
+        self._replies = replies
+        self._context_tokens = context_tokens
+
+    async def launch(self, load: LoadModel) -> ScriptedEngine:
+        """Start an engine that claims to be what the folder's manifest says."""
+        self.loads.append(load)
+        await self.gate.passed()
+        if self.failures:
+            raise self.failures.pop(0)
+        engine = ScriptedEngine(self._claim(Path(load.source.folder)), replies=self._replies)
+        self.engines[load.source.name].append(engine)
+        return engine
+
+    def _claim(self, folder: Path) -> ModelLoaded:
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            return text_generation(context_tokens=self._context_tokens)
+        manifest = msgspec.json.decode(path.read_bytes(), type=ModelManifest)
+        if manifest.task == "text-generation":
+            return text_generation(context_tokens=self._context_tokens)
+        return ModelLoaded(
+            task=manifest.task,
+            labels=manifest.labels,
+            inputs=manifest.inputs,
+            num_parameters=10,
+            resident_bytes=1_024,
+            is_calibrated=manifest.is_calibrated,
+        )
+
+
+def text_generation(*, context_tokens: int = 4_096) -> ModelLoaded:
+    """Return the claim of an engine that generates text and knows conversations."""
+    return ModelLoaded(
+        task="text-generation",
+        context_tokens=context_tokens,
+        has_chat_template=True,
+        num_parameters=1_000,
+        resident_bytes=4_096,
+    )
