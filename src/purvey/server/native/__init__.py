@@ -1,0 +1,1 @@
+"""Resources of our own, one module each."""

@@ -1,0 +1,1 @@
+"""Resources in OpenAI's shapes, one module each, checked with the official client."""

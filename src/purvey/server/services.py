@@ -1,0 +1,52 @@
+"""What the routes call: every service of one server, handed over whole by the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from purvey.access.keys import KeyRing
+from purvey.contracts.clock import Clock
+from purvey.contracts.limits import LIMITS, Limits
+from purvey.jobs.service import JobService
+from purvey.meter.ledger import Meter
+from purvey.registry.engines import EnginePool
+from purvey.registry.models import ModelRegistry
+from purvey.store.artifacts import Artifacts
+from purvey.store.blobs import Blobs
+from purvey.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a request that leaves it unsaid gets.
+
+    Args:
+        default_max_tokens: Output tokens of a generation.
+        default_explanation_ms: How long an explanation is waited for before `202`.
+    """
+
+    default_max_tokens: int = 256
+    default_explanation_ms: int = 30_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything the routes may use.
+
+    Args:
+        is_ready: Whether new work is taken; false while the server starts or drains.
+        allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
+    """
+
+    database: Database
+    blobs: Blobs
+    artifacts: Artifacts
+    keys: KeyRing
+    meter: Meter
+    jobs: JobService
+    models: ModelRegistry
+    engines: EnginePool
+    clock: Clock
+    is_ready: Callable[[], bool]
+    limits: Limits = LIMITS
+    defaults: Defaults = field(default_factory=Defaults)
+    allowed_hosts: tuple[str, ...] = ()
