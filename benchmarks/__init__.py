@@ -1,0 +1,1 @@
+"""One module per bar; `python -m benchmarks [BAR ...]` measures and writes dated reports."""

@@ -1,0 +1,105 @@
+"""The habits: sizes, banned constructs, names, one place for outgoing HTTP."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "purvey"
+MODULES = sorted(SOURCE.rglob("*.py"))
+MAX_MODULE_LINES = 450
+MAX_FUNCTION_LINES = 60
+MAX_PACKAGE_MODULES = 16
+
+BANNED_CALLS = {"eval", "exec", "compile", "__import__"}
+BANNED_IMPORTS = {"pickle", "marshal", "dill", "joblib", "shelve", "cloudpickle"}
+BANNED_ATTRIBUTES = {
+    ("torch", "load"),
+    ("yaml", "load"),
+    ("tempfile", "mktemp"),
+    ("jinja2", "Environment"),
+}
+BANNED_KEYWORDS = {"allow_pickle", "trust_remote_code", "shell"}
+HTTP_CLIENTS = {"httpx", "httpx2", "requests", "aiohttp", "urllib3", "http.client"}
+
+
+def _trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in MODULES:
+        yield path.relative_to(SOURCE), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_modules_stay_readable() -> None:
+    sizes = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES}
+    assert {p: n for p, n in sizes.items() if n > MAX_MODULE_LINES} == {}
+
+
+def test_functions_stay_readable() -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def test_packages_stay_small_and_their_init_promises() -> None:
+    for init in SOURCE.rglob("__init__.py"):
+        modules = [p for p in init.parent.glob("*.py") if p.name != "__init__.py"]
+        assert len(modules) <= MAX_PACKAGE_MODULES, init.parent
+        tree = ast.parse(init.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"{init} promises nothing"
+        if init.parent != SOURCE and "migrations" not in init.parts:
+            assert len(tree.body) == 1, f"{init} holds more than its docstring"
+
+
+def test_no_home_for_the_homeless() -> None:
+    homeless = {"utils", "common", "helpers", "core", "misc", "util"}
+    found = [p for p in MODULES if p.stem in homeless and p.parent.name != "engine"]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_executes_data(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
+            assert not BANNED_IMPORTS & {n.split(".")[0] for n in names}, node.lineno
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            assert node.func.id not in BANNED_CALLS, node.lineno
+        if isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            assert (owner, node.func.attr) not in BANNED_ATTRIBUTES, node.lineno
+            assert node.func.attr not in {"extractall", "extract"}, node.lineno
+        for keyword in node.keywords:
+            assert keyword.arg not in BANNED_KEYWORDS, node.lineno
+
+
+def test_one_package_speaks_http_to_the_outside() -> None:
+    users = {
+        str(path)
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*(a.name for a in node.names), getattr(node, "module", "") or ""]
+        if name.split(".")[0] in HTTP_CLIENTS or name in HTTP_CLIENTS
+    }
+    assert all(user.startswith("client/") for user in users), users
+
+
+def test_broad_catches_stand_only_at_process_edges() -> None:
+    allowed = {"server", "worker", "jobs", "engine", "app.py", "app", "store", "registry"}
+    broad = [
+        path
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"})
+    ]
+    assert {p.parts[0] for p in broad} <= allowed, broad
+    assert len(broad) <= 16, broad
