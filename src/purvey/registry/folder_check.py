@@ -1,0 +1,198 @@
+"""Deciding whether a model folder of the operator may be registered, without running any of it.
+
+Weights are accepted as safetensors, everything else as JSON; what could carry code (pickles,
+Python files, keys that name classes) is refused, whether or not anything would read it.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.registry.safetensors_header import read_header
+
+MODEL_TYPES = ("llama", "qwen2")
+MAX_JSON_BYTES = 64 * 2**20
+MAX_FILES = 1_000
+REFUSED_ENDINGS = frozenset({
+    ".bin", ".ckpt", ".gguf", ".ggml", ".gz", ".h5", ".hdf5", ".joblib", ".keras", ".mar",
+    ".msgpack", ".nemo", ".npy", ".npz", ".onnx", ".pb", ".pickle", ".pkl", ".pt", ".pth",
+    ".py", ".pyc", ".sh", ".so", ".tar", ".zip",
+})  # fmt: skip
+_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "_target_"})
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFolder:
+    """A folder that passed: where it is, what it holds, and the digest of its files."""
+
+    folder: Path
+    manifest: ModelManifest
+    digest: str
+
+
+def check_folder(folder: Path, *, model_roots: Sequence[Path]) -> CheckedFolder:
+    """Check a Hugging Face folder, or one that Purvey saved, before it is registered.
+
+    Blocking: every byte of the folder is read for the digest.
+
+    Args:
+        folder: As the administrator named it; links are resolved.
+        model_roots: Folders under which it, and every file in it, must lie.
+
+    Raises:
+        InvalidValueError: It lies outside the model roots, or does not exist.
+        InvalidCheckpointError: Something in it is missing, damaged or could carry code.
+    """
+    roots = [root.resolve() for root in model_roots]
+    resolved = _resolved(folder, roots)
+    files = _plain_files(resolved, roots)
+    for path in files:
+        if path.suffix == ".json":
+            _require_no_code_keys(path, _json(path))
+    headers = {path.name: set(read_header(path)) for path in files if _is_weights(path)}
+    manifest = _manifest(resolved, headers)
+    return CheckedFolder(folder=resolved, manifest=manifest, digest=folder_digest(files))
+
+
+def folder_digest(files: Sequence[Path]) -> str:
+    """Return the hex SHA-256 over the names and contents of files."""
+    total = hashlib.sha256()
+    for path in sorted(files, key=lambda p: p.name):
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                content.update(chunk)
+        total.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
+    hint = "Name a folder under one of PURVEY_MODEL_ROOTS (or `purvey serve --model-root`)."
+    try:
+        resolved = folder.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a NUL in the name
+        resolved = None
+    # One answer for "outside" and "missing": the file system is not to be explored.
+    if resolved is None or not resolved.is_dir() or not _lies_under(resolved, roots):
+        raise InvalidValueError(
+            "source is no folder under a model root.", param="source", hint=hint
+        )
+    return resolved
+
+
+def _lies_under(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _plain_files(folder: Path, roots: Sequence[Path]) -> list[Path]:
+    """List the folder's own files; folders in it are never read, so they are let be."""
+    files = []
+    for entry in sorted(folder.iterdir()):
+        target = entry.resolve()
+        if not _lies_under(target, roots):
+            raise _invalid(f"{entry.name!r} is a link that leaves the model roots.")
+        if target.is_dir():
+            continue
+        if not target.is_file():
+            raise _invalid(f"{entry.name!r} is no regular file.")
+        if entry.suffix.lower() in REFUSED_ENDINGS:
+            raise _invalid(f"{entry.name!r} could carry code or is no known format; remove it.")
+        files.append(entry)
+    if len(files) > MAX_FILES:
+        raise _invalid(f"the folder holds more than {MAX_FILES} files.")
+    return files
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _json(path: Path) -> object:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise _invalid(f"{path.name!r} is larger than {MAX_JSON_BYTES} bytes.")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise _invalid(f"{path.name!r} is not JSON.") from None
+
+
+def _require_no_code_keys(path: Path, value: object) -> None:
+    if path.name == "tokenizer.json":
+        return  # a vocabulary's keys are data: any word may be one
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            named = [k for k in item if k in _CODE_KEYS or k.endswith("_implementation_internal")]
+            if named:
+                raise _invalid(f"{path.name!r} has the key {named[0]!r}, which names code.")
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+
+
+def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        _require_decoder(folder, headers)
+        return ModelManifest(family="decoder", task="text-generation")
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=ModelManifest)
+    except msgspec.MsgspecError:
+        raise _invalid(f"{MANIFEST_NAME!r} is not a manifest of this version.") from None
+    if manifest.family == "module":
+        raise _invalid("the folder holds a user's own module; train it here instead.")
+    if manifest.base is not None:
+        raise _invalid("the folder holds only an adapter; merge it into its base first.")
+    if manifest.family == "decoder":
+        _require_decoder(folder, headers)
+    elif not headers:
+        raise _invalid("the folder holds no safetensors file.")
+    return manifest
+
+
+def _require_decoder(folder: Path, headers: dict[str, set[str]]) -> None:
+    config = _object(folder, "config.json")
+    if config.get("model_type") not in MODEL_TYPES:
+        raise _invalid(
+            f"config.json has model_type {str(config.get('model_type'))[:100]!r}; "
+            f"{' and '.join(MODEL_TYPES)} are served."
+        )
+    _object(folder, "tokenizer.json")
+    if (folder / "model.safetensors.index.json").is_file():
+        _require_shards(_object(folder, "model.safetensors.index.json"), headers)
+    elif "model.safetensors" not in headers:
+        raise _invalid("neither model.safetensors nor its index is there.")
+
+
+def _require_shards(index: dict[str, Any], headers: dict[str, set[str]]) -> None:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _invalid("model.safetensors.index.json has no weight_map.")
+    for tensor, shard in weight_map.items():
+        if shard not in headers:
+            raise _invalid(f"the shard {str(shard)[:200]!r} is missing.")
+        if tensor not in headers[shard]:
+            raise _invalid(f"the shard {shard!r} lacks the tensor {tensor[:200]!r}.")
+
+
+def _object(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise _invalid(f"{name} is missing.")
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise _invalid(f"{name} is no JSON object.")
+    return value
+
+
+def _invalid(message: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(message, param="source")

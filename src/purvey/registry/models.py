@@ -1,0 +1,198 @@
+"""Models by name: registered from the operator's folders, or made by jobs. Immutable."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection
+
+from purvey.contracts.clock import Clock
+from purvey.contracts.model import ModelManifest, ModelSource
+from purvey.contracts.records import JobRecord, ModelRecord
+from purvey.errors import ConflictError, IntegrityError, InUseError, ModelNotFoundError
+from purvey.registry.folder_check import CheckedFolder, check_folder
+from purvey.registry.names import trained_name, wanted_name
+from purvey.store import jobs, models
+from purvey.store.artifacts import Artifact, Artifacts
+from purvey.store.database import Database
+from purvey.store.paging import Page
+
+
+class ModelRegistry:
+    """The models of every project.
+
+    Args:
+        database: Where records live.
+        artifacts: Where trained models live.
+        model_roots: Folders under which the operator's own model folders must lie.
+        clock: Source of creation times.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        *,
+        model_roots: Sequence[Path],
+        clock: Clock,
+    ) -> None:
+        self._database, self._artifacts, self._clock = database, artifacts, clock
+        self._model_roots = tuple(model_roots)
+
+    async def get(self, project_id: str, name: str) -> ModelRecord:
+        """Return a model.
+
+        Raises:
+            ModelNotFoundError: No such model, or another project's.
+        """
+        return await self._database.read(lambda conn: models.get(conn, project_id, name))
+
+    async def page(
+        self,
+        project_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> Page[ModelRecord]:
+        """List a project's models, newest first unless `order` says otherwise."""
+        return await self._database.read(
+            lambda conn: models.page(conn, project_id, after=after, limit=limit, order=order)
+        )
+
+    async def delete(self, project_id: str, name: str) -> None:
+        """Forget a model; its files stay until they are collected.
+
+        Raises:
+            ModelNotFoundError: No such model, or another project's.
+            InUseError: An unfinished job starts from it, or an adapter needs it.
+        """
+        await self._database.write(lambda conn: self._delete(conn, project_id, name))
+
+    async def register_folder(self, project_id: str, name: str, folder: Path) -> ModelRecord:
+        """Register a folder of the operator, served in place.
+
+        The same folder under the same name again is the same registration.
+
+        Raises:
+            InvalidValueError: The folder lies outside the model roots.
+            InvalidCheckpointError: The folder cannot be served.
+            ConflictError: The name belongs to another model.
+        """
+        checked = await asyncio.to_thread(check_folder, folder, model_roots=self._model_roots)
+        return await self._database.write(
+            lambda conn: self._insert_folder(conn, project_id, name, checked)
+        )
+
+    def register_trained(
+        self,
+        conn: Connection,
+        job: JobRecord,
+        manifest: ModelManifest,
+        artifact: Artifact,
+        base: ModelRecord | None,
+    ) -> ModelRecord:
+        """Register what a job made, in the caller's transaction."""
+        wanted = wanted_name(job)
+        is_taken = wanted is not None and _find(conn, job.project_id, wanted) is not None
+        record = ModelRecord(
+            name=trained_name(job, is_taken=is_taken),
+            project_id=job.project_id,
+            family=manifest.family,
+            task=manifest.task,
+            digest=artifact.digest,
+            folder=str(artifact.folder),
+            artifact=artifact.digest,
+            base_model=base.name if base else None,
+            job_id=job.id,
+            manifest=_json(manifest),
+            created_at=self._clock.now(),
+        )
+        models.insert(conn, record)
+        return record
+
+    async def source(self, record: ModelRecord) -> ModelSource:
+        """Return where a process finds the model, its base included."""
+        return await self._database.read(lambda conn: self.source_in(conn, record))
+
+    def source_in(self, conn: Connection, record: ModelRecord) -> ModelSource:
+        """Return where a process finds the model, within the caller's transaction.
+
+        Raises:
+            IntegrityError: The model is an adapter and its base is gone or another one now.
+        """
+        base = self.base_of(conn, record)
+        return ModelSource(
+            name=record.name,
+            folder=str(self.folder(record)),
+            digest=record.digest,
+            base_folder=str(self.folder(base)) if base else None,
+        )
+
+    def base_of(self, conn: Connection, record: ModelRecord) -> ModelRecord | None:
+        """Return the model whose weights this one needs beside its own, if any.
+
+        Raises:
+            IntegrityError: The base is gone, or another one now.
+        """
+        needed = manifest_of(record).base
+        if needed is None:
+            return None
+        base = _find(conn, record.project_id, record.base_model or "")
+        if base is None or base.digest != needed:
+            raise IntegrityError(f"the base of the model {record.name!r} is gone or has changed")
+        return base
+
+    def folder(self, record: ModelRecord) -> Path:
+        """Return the folder of a model's files."""
+        if record.artifact is None:
+            return Path(record.folder)
+        return self._artifacts.folder(record.artifact)
+
+    def _insert_folder(
+        self, conn: Connection, project_id: str, name: str, checked: CheckedFolder
+    ) -> ModelRecord:
+        known = _find(conn, project_id, name)
+        if known is not None:
+            if (known.digest, known.folder) == (checked.digest, str(checked.folder)):
+                return known
+            raise ConflictError(f"the name {name!r} belongs to another model", param="id")
+        record = ModelRecord(
+            name=name,
+            project_id=project_id,
+            family=checked.manifest.family,
+            task=checked.manifest.task,
+            digest=checked.digest,
+            folder=str(checked.folder),
+            manifest=_json(checked.manifest),
+            created_at=self._clock.now(),
+        )
+        models.insert(conn, record)
+        return record
+
+    def _delete(self, conn: Connection, project_id: str, name: str) -> None:
+        models.get(conn, project_id, name)
+        if jobs.starting_from(conn, project_id, name):
+            raise InUseError(f"an unfinished job starts from the model {name!r}")
+        if any(manifest_of(r).base for r in models.made_from(conn, project_id, name)):
+            raise InUseError(f"an adapter needs the model {name!r}")
+        models.delete(conn, project_id, name)
+
+
+def manifest_of(record: ModelRecord) -> ModelManifest:
+    """Return the manifest that the record carries."""
+    return msgspec.convert(record.manifest, ModelManifest)
+
+
+def _json(manifest: ModelManifest) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(manifest)
+    return plain
+
+
+def _find(conn: Connection, project_id: str, name: str) -> ModelRecord | None:
+    try:
+        return models.get(conn, project_id, name)
+    except ModelNotFoundError:
+        return None
