@@ -104,13 +104,17 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     heartbeat_interval_s: float = 5.0
 
 
+StopReason = Literal["pause", "cancel", "hand_back"]
+"""`hand_back`: the server stops; the next one goes on from the checkpoint."""
+
+
 class StopJob(msgspec.Struct, frozen=True, kw_only=True, tag="stop_job"):
     """Ask the worker to stop at its next safe point.
 
     `pause` and `hand_back` write a checkpoint first; `cancel` does not.
     """
 
-    reason: Literal["pause", "cancel", "hand_back"]
+    reason: StopReason
 
 
 # Worker to control plane -----------------------------------------------------------------
@@ -135,6 +139,11 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
     level: Literal["info", "warn", "error"] = "info"
     message: str
     data: dict[str, Any] = {}  # JSON values
+
+
+CHECKPOINT_MANIFEST_NAME = "checkpoint.json"
+"""Written last into a checkpoint folder. Its `files` is a JSON object that maps the name of
+every other file of the folder to the hex SHA-256 of its bytes; further keys are the trainer's."""
 
 
 class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
@@ -178,7 +187,7 @@ class ModelTrained(msgspec.Struct, frozen=True, kw_only=True, tag="model_trained
 class JobStopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
     """The worker obeyed `StopJob`. Last message of the worker."""
 
-    reason: Literal["pause", "cancel", "hand_back"]
+    reason: StopReason
     compute_s: float = 0.0
 
 
