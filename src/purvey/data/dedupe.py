@@ -1,0 +1,66 @@
+"""Exact duplicates: removed and counted, before any split is made."""
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from purvey.contracts.data import Column
+from purvey.data.convert import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deduplicated:
+    """Which rows stay.
+
+    Args:
+        kept: Row numbers that stay, in file order.
+        groups: For each kept row, a digest of its inputs; equal inputs share it, also when
+            their labels differ, so that a split can keep them on one side.
+        num_removed: Rows dropped because an equal one (label included) came before.
+        num_conflicts: Kept rows whose inputs an earlier row has with another label.
+    """
+
+    kept: list[int]
+    groups: list[bytes]
+    num_removed: int
+    num_conflicts: int
+
+
+def deduplicate(
+    values: Mapping[str, Sequence[Value]], columns: tuple[Column, ...], *, is_wanted: bool
+) -> Deduplicated:
+    """Find exact duplicates; with `is_wanted` false every row stays, grouped all the same."""
+    inputs = [values[column.name] for column in columns if column.kind != "label"]
+    labels = [values[column.name] for column in columns if column.kind == "label"]
+    num_rows = len(next(iter(values.values())))
+    kept: list[int] = []
+    groups: list[bytes] = []
+    seen: set[bytes] = set()
+    seen_inputs: dict[bytes, bytes] = {}
+    num_conflicts = 0
+    for row in range(num_rows):
+        group = _digest([column[row] for column in inputs])
+        whole = _digest([group, *(column[row] for column in labels)])
+        if is_wanted and whole in seen:
+            continue
+        seen.add(whole)
+        num_conflicts += seen_inputs.setdefault(group, whole) != whole
+        kept.append(row)
+        groups.append(group)
+    return Deduplicated(
+        kept=kept, groups=groups, num_removed=num_rows - len(kept), num_conflicts=num_conflicts
+    )
+
+
+def _digest(values: Sequence[Value]) -> bytes:
+    """Hash values with their lengths, so that no two different rows share their bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, float):
+            data = struct.pack("<d", value)
+        else:
+            data = value if isinstance(value, bytes) else value.encode()
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.digest()

@@ -1,0 +1,75 @@
+"""JSON Lines: one object per line, all with the same keys; or conversations."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from purvey.contracts.limits import LIMITS
+from purvey.data.plain_text import read_utf8
+from purvey.data.table import Cell, RawTable, check_row_count, row_error
+
+
+def read_jsonl(path: Path, *, source: str) -> RawTable:
+    """Read a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        InvalidFileError: Names the line: not an object, a repeated key, NaN, keys that
+            differ from the first row's, a row above `LIMITS.row_bytes`.
+    """
+    columns: dict[str, list[Cell]] = {}
+    lines: list[int] = []
+    for line, text in enumerate(read_utf8(path, source=source).split("\n"), start=1):
+        if not text.strip():
+            continue
+        row = parse_object(text, source=source, line=line)
+        if not lines:
+            columns = {name: [] for name in row}
+        _check_keys(row, columns, source=source, line=line)
+        for name, cells in columns.items():
+            cells.append(row[name])
+        lines.append(line)
+    check_row_count(source, len(lines))
+    return RawTable(source=source, columns=columns, lines=lines, details={"format": "jsonl"})
+
+
+def parse_object(text: str, *, source: str, line: int) -> dict[str, Any]:
+    """Parse one line's text strictly into an object.
+
+    Raises:
+        InvalidFileError: Names the line and what is wrong with it.
+    """
+    if len(text) > LIMITS.row_bytes // 4 and len(text.encode()) > LIMITS.row_bytes:
+        raise row_error(source, line, f"longer than {LIMITS.row_bytes} bytes: shorten the row.")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise row_error(source, line, f"not one JSON object ({reason}).") from None
+    if not isinstance(value, dict) or not value:
+        raise row_error(source, line, "not a JSON object with at least one key.")
+    return value
+
+
+def _check_keys(
+    row: dict[str, Any], columns: dict[str, list[Cell]], *, source: str, line: int
+) -> None:
+    if row.keys() == columns.keys():
+        return
+    missing = [name for name in columns if name not in row]
+    extra = [name for name in row if name not in columns]
+    said = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}"
+    problem = f"{said}, unlike the first row: give every row the same keys."
+    raise row_error(source, line, problem)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        msg = "a key is repeated"
+        raise ValueError(msg)
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)

@@ -1,0 +1,56 @@
+"""A table as read from a file: untyped cells by column, with the line each row came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from purvey.contracts.limits import LIMITS
+from purvey.errors import InvalidFileError
+
+Cell = str | int | float | bool | bytes | list[object] | dict[str, object] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    """Cells by column, in file order.
+
+    Invariant: every column is as long as `lines`.
+
+    Args:
+        source: Name of the file, for messages.
+        columns: Cells by column name, in the file's order of columns.
+        lines: For each row, the 1-based line (or entry) it came from.
+        row_word: What `lines` counts: `line`, `row` or `entry`.
+        details: What the reader found out (`format`, `delimiter`, `has_header`).
+    """
+
+    source: str
+    columns: dict[str, list[Cell]]
+    lines: Sequence[int]
+    row_word: str = "line"
+    details: dict[str, str | bool] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the table."""
+        return len(self.lines)
+
+    def error(self, row: int, problem: str) -> InvalidFileError:
+        """Build the error for one row, naming the file and the line."""
+        return row_error(self.source, self.lines[row], problem, word=self.row_word)
+
+
+def row_error(source: str, line: int, problem: str, *, word: str = "line") -> InvalidFileError:
+    """Build the error for one line: where it is, what is wrong, what to change."""
+    return InvalidFileError(f"{source!r}, {word} {line}: {problem}", param=f"{word} {line}")
+
+
+def check_row_count(source: str, num_rows: int) -> None:
+    """Refuse a file with no rows, or with more than a dataset may hold.
+
+    Raises:
+        InvalidFileError: The count is 0 or above `LIMITS.dataset_rows`.
+    """
+    if num_rows == 0:
+        raise InvalidFileError(f"{source!r} holds no rows: add at least one.")
+    if num_rows > LIMITS.dataset_rows:
+        raise InvalidFileError(f"{source!r} has more than {LIMITS.dataset_rows} rows: split it.")
