@@ -29,7 +29,7 @@ InitScheme = Literal[
 class Part(BaseModel):
     """Base of every part of a recipe: frozen, nothing unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelConfig(Part):
@@ -40,8 +40,11 @@ class ModelConfig(Part):
     """
 
     base: Name | None = None
+    """Name of a registered model to start from."""
     architecture: Name | None = None
+    """What to build anew: `decoder`, `text-ngrams` or `file.py:Class`."""
     hyperparameters: dict[str, Any] = {}  # keyword arguments of the architecture
+    """Keyword arguments of the architecture."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelConfig":
@@ -59,66 +62,87 @@ class InitConfig(Part):
     """
 
     scheme: InitScheme = "default"
+    """Which scheme fills the weights, from the recipe's seed."""
 
 
 class TokenizerConfig(Part):
     """A byte-level BPE tokenizer trained on the training split (architecture `decoder`)."""
 
     vocabulary_size: Annotated[int, Field(ge=260, le=262_144)] = 4_096
+    """Tokens, special ones included."""
 
 
 class OptimizerConfig(Part):
     """Gradient descent."""
 
     name: Literal["sgd", "adamw"] = "adamw"
+    """Which rule updates the weights."""
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-3
+    """Peak learning rate, after warm-up."""
     momentum: Fraction = 0.9
     """SGD only."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW only (Loshchilov and Hutter 2019)."""
     weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Decay of matrices; decoupled for AdamW. Biases and norms are left alone."""
 
 
 class ScheduleConfig(Part):
     """Learning rate over the run: linear warm-up, then constant or cosine to `final_fraction`."""
 
     name: Literal["constant", "cosine"] = "cosine"
+    """Shape after warm-up."""
     warmup_fraction: Fraction = 0.05
+    """Share of all steps over which the rate rises linearly from 0."""
     final_fraction: Fraction = 0.1
+    """Rate at the end, as a share of the peak (cosine)."""
 
 
 class LoraConfig(Part):
     """Low-rank adaptation (Hu et al. 2021)."""
 
     rank: Annotated[int, Field(ge=1, le=LIMITS.lora_rank)] = 16
+    """Rank of the update."""
     alpha: Positive = 32.0
+    """The update is scaled by `alpha / rank`."""
     dropout: Fraction = 0.0
+    """Probability of dropping an input of the adapter while training."""
     targets: Literal["attention", "all-linear"] = "all-linear"
+    """Which projections are adapted."""
 
 
 class EarlyStoppingConfig(Part):
     """Stop when the validation metric has not improved for `patience` evaluations."""
 
     patience: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Evaluations without improvement that are waited for."""
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Least change of the metric that counts as improvement."""
 
 
 class LoopConfig(Part):
     """The training loop."""
 
     method: Literal["full", "lora"] = "full"
+    """Train every weight, or a low-rank adapter on a frozen base."""
     epochs: Annotated[float, Field(gt=0, le=LIMITS.epochs, allow_inf_nan=False)] = 3.0
+    """Passes over the training split."""
     max_steps: Annotated[int, Field(ge=1, le=LIMITS.max_steps)] | None = None
+    """Stop after so many optimizer steps, if that comes first."""
     max_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 30, allow_inf_nan=False)] | None = None
     """Stop (and keep the best) after this long; such a run is not reproducible bit for bit."""
     batch_size: Annotated[int, Field(ge=1, le=LIMITS.batch_size)] = 32
+    """Rows (or packed sequences) of one optimizer step."""
     sequence_tokens: Annotated[int, Field(ge=8, le=LIMITS.sequence_tokens)] = 256
     """Longest sequence of a language model's training row, in tokens."""
     clip_norm: Positive | None = 1.0
     """Largest global L2 norm of the gradient; null switches clipping off."""
     evals_per_epoch: Annotated[int, Field(ge=1, le=1_000)] = 1
+    """Evaluations on the validation split in each epoch."""
     checkpoint_interval_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
+    """Seconds between checkpoints that a killed run resumes from."""
     early_stopping: EarlyStoppingConfig | None = None
+    """Null lets the run go to its end; the best checkpoint is kept either way."""
 
 
 class TestConfig(Part):
@@ -127,13 +151,16 @@ class TestConfig(Part):
     __test__ = False  # not a pytest class
 
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 1_000
+    """Resamples of the test rows."""
     confidence: Annotated[float, Field(gt=0.5, lt=1, allow_inf_nan=False)] = 0.95
+    """Coverage of the reported interval."""
 
 
 class TrainConfig(Part):
     """One whole run. Sections a task does not use must be absent or at their defaults."""
 
     task: Task
+    """What the model is for."""
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] | None = None
     """Name under which the trained model is registered; fine-tuned ones get an `ft:` name."""
     dataset: Name | None = None

@@ -195,3 +195,15 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     compute_s: float = 0.0
     created_at: float
+
+
+class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over the ledger rows of one `group`: a model, a kind, or a day (`2026-01-31`)."""
+
+    group: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    images: int
+    rows: int
+    compute_s: float

@@ -1,0 +1,114 @@
+"""Every code block of README and docs runs, in the order of its page, against one live server.
+
+`python` and `bash` blocks run in a folder of their own; `toml` blocks are validated as the recipe
+or the settings file they are; `json` blocks parse. `text` blocks are output and stay unread.
+Blocks that start a server of their own (`purvey serve ...`) are checked for their flags only, and
+the two commands of the quick start are run by hand from a clean clone.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from purvey.settings import load_settings
+
+from purvey.contracts.recipe import parse_recipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+BY_HAND = {"make demo", "make test"}
+CLI_ONLY_KEYS = {"data"}
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def _blocks(page: Path) -> list[Block]:
+    content = page.read_text(encoding="utf-8")
+    return [
+        Block(m[2], m[3].replace("\n" + m[1], "\n"), content[: m.start()].count("\n") + 1)
+        for m in FENCE.finditer(content)
+    ]
+
+
+def _pages(*languages: str) -> list[Path]:
+    return [p for p in PAGES if any(b.language in languages for b in _blocks(p))]
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_every_block_names_a_known_language() -> None:
+    known = {"python", "bash", "toml", "json", "text"}
+    found = {(b.language, _name(p)) for p in PAGES for b in _blocks(p)}
+    assert {f for f in found if f[0] not in known} == set()
+
+
+@pytest.mark.parametrize("page", _pages("toml", "json"), ids=_name)
+def test_data_blocks_are_valid(page: Path, tmp_path: Path) -> None:
+    for block in _blocks(page):
+        if block.language == "json":
+            json.loads(block.text)
+        elif block.language == "toml":
+            values = tomllib.loads(block.text)
+            if "task" in values:
+                parse_recipe({k: v for k, v in values.items() if k not in CLI_ONLY_KEYS})
+            else:
+                file = tmp_path / "purvey.toml"
+                file.write_text(block.text, encoding="utf-8")
+                load_settings(flags={}, toml=file)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("page", _pages("python", "bash"), ids=_name)
+def test_code_blocks_run(
+    page: Path, live_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_folder = str(Path(sys.executable).parent)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.setenv("PATH", f"{bin_folder}:/usr/local/bin:/usr/bin:/bin")
+    for variable, value in {
+        "PURVEY_BASE_URL": live_server.base_url,
+        "PURVEY_API_KEY": live_server.key,
+        "OPENAI_BASE_URL": f"{live_server.base_url}/v1",
+        "OPENAI_API_KEY": live_server.key,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in _blocks(page):
+        if block.language == "python":
+            code = compile("\n" * block.line + block.text, str(page), "exec")
+            exec(code, namespace)  # noqa: S102 (our own documentation)
+        elif block.language == "bash" and block.text.strip() not in BY_HAND:
+            _run_shell(block, page)
+
+
+def _run_shell(block: Block, page: Path) -> None:
+    script = block.text
+    if script.strip().startswith("purvey serve"):
+        script = f"{script.strip()} --help"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{_name(page)}:{block.line}\n{done.stdout}\n{done.stderr}"
