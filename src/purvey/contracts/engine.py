@@ -311,6 +311,11 @@ class EngineClient(Protocol):
         """The newest statistics, if any came yet."""
         ...
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still answers; once false, it stays so."""
+        ...
+
     def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
         """Stream one generation; closing the iterator early cancels the request."""
         ...

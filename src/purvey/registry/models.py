@@ -1,14 +1,16 @@
 """Models by name: registered from the operator's folders, or made by jobs. Immutable."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from purvey.contracts.clock import Clock
+from purvey.contracts.jobs import TERMINAL, TRANSITIONS
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ModelManifest, ModelSource
 from purvey.contracts.records import JobRecord, ModelRecord
 from purvey.errors import ConflictError, IntegrityError, InUseError, ModelNotFoundError
@@ -17,7 +19,7 @@ from purvey.registry.names import trained_name, wanted_name
 from purvey.store import jobs, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
-from purvey.store.paging import Page
+from purvey.store.rows import Order, Page
 
 
 class ModelRegistry:
@@ -55,7 +57,7 @@ class ModelRegistry:
         *,
         after: str | None = None,
         limit: int = 20,
-        order: Literal["asc", "desc"] = "desc",
+        order: Order = "desc",
     ) -> Page[ModelRecord]:
         """List a project's models, newest first unless `order` says otherwise."""
         return await self._database.read(
@@ -142,7 +144,7 @@ class ModelRegistry:
             return None
         base = _find(conn, record.project_id, record.base_model or "")
         if base is None or base.digest != needed:
-            raise IntegrityError(f"the base of the model {record.name!r} is gone or has changed")
+            raise IntegrityError(f"the base of the model {record.name!r} is gone or has changed.")
         return base
 
     def folder(self, record: ModelRecord) -> Path:
@@ -158,7 +160,7 @@ class ModelRegistry:
         if known is not None:
             if (known.digest, known.folder) == (checked.digest, str(checked.folder)):
                 return known
-            raise ConflictError(f"the name {name!r} belongs to another model", param="id")
+            raise ConflictError(f"the name {name!r} belongs to another model.", param="id")
         record = ModelRecord(
             name=name,
             project_id=project_id,
@@ -174,10 +176,10 @@ class ModelRegistry:
 
     def _delete(self, conn: Connection, project_id: str, name: str) -> None:
         models.get(conn, project_id, name)
-        if jobs.starting_from(conn, project_id, name):
-            raise InUseError(f"an unfinished job starts from the model {name!r}")
-        if any(manifest_of(r).base for r in models.made_from(conn, project_id, name)):
-            raise InUseError(f"an adapter needs the model {name!r}")
+        if any(job.base_model == name for job in _unfinished_jobs(conn, project_id)):
+            raise InUseError(f"an unfinished job starts from the model {name!r}.")
+        if any(manifest_of(record).base for record in _made_from(conn, project_id, name)):
+            raise InUseError(f"an adapter needs the model {name!r}.")
         models.delete(conn, project_id, name)
 
 
@@ -189,6 +191,20 @@ def manifest_of(record: ModelRecord) -> ModelManifest:
 def _json(manifest: ModelManifest) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(manifest)
     return plain
+
+
+def _unfinished_jobs(conn: Connection, project_id: str) -> Iterator[JobRecord]:
+    for status in TRANSITIONS.keys() - TERMINAL:
+        limit = LIMITS.queued_jobs
+        yield from jobs.page(conn, project_id, after=None, limit=limit, status=status).items
+
+
+def _made_from(conn: Connection, project_id: str, base: str) -> Iterator[ModelRecord]:
+    after, has_more = None, True
+    while has_more:
+        page = models.page(conn, project_id, after=after, limit=LIMITS.page_items, base_model=base)
+        yield from page.items
+        has_more, after = page.has_more, page.items[-1].name if page.items else None
 
 
 def _find(conn: Connection, project_id: str, name: str) -> ModelRecord | None:

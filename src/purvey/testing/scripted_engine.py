@@ -91,6 +91,11 @@ class ScriptedEngine:
             steps=self._steps,
         )
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has neither crashed nor been closed."""
+        return not self._has_crashed and not self.is_closed
+
     def crash(self) -> None:
         """Die: requests under way and to come raise `WorkerCrashedError`."""
         self._has_crashed = True

@@ -1,0 +1,266 @@
+"""The control plane's end of an engine process: many requests over one link, told apart by id.
+
+Torch-free. One task per engine reads the link and hands each reply to the request whose id
+it carries; a reply that nobody asked for means that the two ends disagree, and ends the engine.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from purvey.contracts.engine import (
+    Cancel,
+    Classified,
+    Classify,
+    Delta,
+    Drain,
+    EngineStats,
+    Explain,
+    Explained,
+    Finished,
+    FromEngine,
+    Generate,
+    GenerationEvent,
+    LoadFailed,
+    LoadModel,
+    ModelLoaded,
+    Refused,
+    Score,
+    Scored,
+    Started,
+    Tokenize,
+    Tokenized,
+)
+from purvey.errors import (
+    InternalError,
+    PurveyError,
+    ShuttingDownError,
+    WorkerCrashedError,
+    from_code,
+)
+from purvey.ipc.child import Child, spawn, thread_limits
+
+logger = logging.getLogger(__name__)
+
+Question = Generate | Score | Classify | Tokenize | Explain
+Answer = Started | Delta | Finished | Scored | Classified | Tokenized | Explained | Refused
+A = TypeVar("A", Scored, Classified, Tokenized, Explained)
+_NUM_REMEMBERED = 16_384
+
+
+class LocalEngineLauncher:
+    """Starts engines as child processes of this one.
+
+    Args:
+        cwd: Working directory of the processes; nothing is written there by intent.
+        load_timeout_s: Longest time a model may take to load.
+        command: What to run instead of `python -m purvey.worker engine`.
+    """
+
+    def __init__(
+        self, *, cwd: Path, load_timeout_s: float = 900.0, command: Sequence[str] | None = None
+    ) -> None:
+        self._cwd, self._load_timeout_s, self._command = cwd, load_timeout_s, command
+
+    async def launch(self, load: LoadModel) -> "IpcEngine":
+        """Start an engine and wait until its model is loaded.
+
+        Raises:
+            PurveyError: The error of `LoadFailed`, or `WorkerCrashedError`.
+        """
+        child: Child[FromEngine] = await spawn(
+            "engine",
+            incoming=FromEngine,
+            env=thread_limits(load.num_threads),
+            cwd=self._cwd,
+            command=self._command,
+        )
+        messages = child.messages()
+        try:
+            async with asyncio.timeout(self._load_timeout_s):
+                await child.send(load)
+                loaded = await self._first_reply(messages)
+        except BaseException as error:  # noqa: BLE001 (whatever it is, no process is left behind)
+            child.kill()
+            if isinstance(error, TimeoutError):
+                raise WorkerCrashedError("the engine took too long to load its model") from error
+            raise
+        logger.info("engine.loaded", extra={"model": load.source.name, "pid": child.pid})
+        return IpcEngine(child, messages, loaded)
+
+    async def _first_reply(self, messages: AsyncIterator[FromEngine]) -> ModelLoaded:
+        match await anext(messages, None):
+            case ModelLoaded() as loaded:
+                return loaded
+            case LoadFailed(code=code, message=message):
+                raise from_code(code, message)
+            case None:
+                raise WorkerCrashedError("the engine process died while it loaded its model")
+            case other:
+                raise InternalError(f"an engine began with {type(other).__name__}")
+
+
+class IpcEngine:
+    """An `EngineClient` whose model lives in a child process.
+
+    Invariant: every id in `_inboxes` belongs to a request that somebody awaits; whatever
+    ends a request takes its id out.
+    """
+
+    def __init__(
+        self, child: Child[FromEngine], messages: AsyncIterator[FromEngine], model: ModelLoaded
+    ) -> None:
+        self.pid = child.pid
+        self._child, self._messages, self._model = child, messages, model
+        self._stats: EngineStats | None = None
+        # Unbounded: an answer is bounded by the context, and blocking one would block all.
+        self._inboxes: dict[str, asyncio.Queue[Answer | None]] = {}
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
+        self._ended: PurveyError | None = None
+        self._is_draining = False
+        self._sending: set[asyncio.Task[None]] = set()
+        self._pump = asyncio.create_task(self._read_replies(), name=f"engine-{child.pid}")
+
+    @property
+    def model(self) -> ModelLoaded:
+        """What was loaded."""
+        return self._model
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """The newest statistics, if any came yet."""
+        return self._stats
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process still answers."""
+        return self._ended is None
+
+    async def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
+        """Stream one generation; closing the iterator early cancels the request."""
+        inbox = self._open(request.request_id)
+        try:
+            await self._child.send(request)
+            while True:
+                answer = await self._next(request.request_id, inbox)
+                if not isinstance(answer, Started | Delta | Finished):
+                    raise self._disagree(answer)
+                yield answer
+                if isinstance(answer, Finished):
+                    return
+        finally:
+            self._close_inbox(request.request_id)
+
+    async def score(self, request: Score) -> Scored:
+        """Return log-probabilities of given outputs."""
+        return await self._ask(request, Scored)
+
+    async def classify(self, request: Classify) -> Classified:
+        """Return class probabilities."""
+        return await self._ask(request, Classified)
+
+    async def tokenize(self, request: Tokenize) -> Tokenized:
+        """Return token ids."""
+        return await self._ask(request, Tokenized)
+
+    async def explain(self, request: Explain) -> Explained:
+        """Return an attribution with its faithfulness."""
+        return await self._ask(request, Explained)
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Drain, then end the process; kill it when the time has passed."""
+        self._is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._child.send(Drain())
+                await self._child.wait()
+        except (TimeoutError, WorkerCrashedError):
+            logger.warning("engine.killed", extra={"pid": self.pid})
+        finally:
+            self._child.kill()
+        await self._child.wait()
+        await self._pump
+
+    async def _ask(self, request: Question, kind: type[A]) -> A:
+        inbox = self._open(request.request_id)
+        try:
+            await self._child.send(request)
+            answer = await self._next(request.request_id, inbox)
+        finally:
+            self._close_inbox(request.request_id)
+        if not isinstance(answer, kind):
+            raise self._disagree(answer)
+        return answer
+
+    def _open(self, request_id: str) -> "asyncio.Queue[Answer | None]":
+        if self._ended is not None:
+            raise self._ended
+        if self._is_draining:
+            raise ShuttingDownError("the engine takes no new requests")
+        assert request_id not in self._inboxes, "a request id was used twice"  # noqa: S101
+        inbox: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._inboxes[request_id] = inbox
+        return inbox
+
+    async def _next(self, request_id: str, inbox: "asyncio.Queue[Answer | None]") -> Answer:
+        """Wait for the next answer; a last one takes the request's inbox away."""
+        answer = await inbox.get()
+        if answer is None:
+            raise self._ended or WorkerCrashedError("the engine process died")
+        if not isinstance(answer, Started | Delta):
+            self._inboxes.pop(request_id, None)
+        if isinstance(answer, Refused):
+            raise from_code(answer.code, answer.message, param=answer.param)
+        return answer
+
+    def _close_inbox(self, request_id: str) -> None:
+        """Cancel a request that has not had its last answer."""
+        if self._inboxes.pop(request_id, None) is None or self._ended is not None:
+            return
+        self._forgotten[request_id] = None  # answers that are under way still come
+        if len(self._forgotten) > _NUM_REMEMBERED:
+            self._forgotten.popitem(last=False)
+        self._background(self._cancel(request_id))
+
+    async def _cancel(self, request_id: str) -> None:
+        try:
+            await self._child.send(Cancel(request_id=request_id))
+        except WorkerCrashedError:
+            logger.debug("engine.gone", extra={"pid": self.pid})
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _read_replies(self) -> None:
+        error: PurveyError = WorkerCrashedError("the engine process died")
+        try:
+            async for message in self._messages:
+                self._dispatch(message)
+        except InternalError as wrong:
+            logger.error("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
+            error = wrong
+        self._ended = error
+        self._child.kill()
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(None)
+
+    def _dispatch(self, message: FromEngine) -> None:
+        if isinstance(message, EngineStats):
+            self._stats = message
+            return
+        if isinstance(message, ModelLoaded | LoadFailed):
+            raise InternalError("an engine loaded its model twice")
+        inbox = self._inboxes.get(message.request_id)
+        if inbox is not None:
+            inbox.put_nowait(message)
+        elif message.request_id not in self._forgotten:
+            raise InternalError("an engine answered a request that nobody made")
+
+    def _disagree(self, answer: Answer) -> InternalError:
+        self._child.kill()  # its other answers are not to be trusted either
+        return InternalError(f"an engine answered with {type(answer).__name__}")
