@@ -1,0 +1,101 @@
+"""Classification metrics from counted outcomes.
+
+Shape letters, this file only:
+    K = distinct (target, prediction) pairs that occurred    S = samples of counts    L = labels
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """How often each (target, prediction) pair occurred; what every metric here is a function of.
+
+    Args:
+        targets_K: True label of each pair that occurred.
+        predictions_K: Predicted label of each pair.
+        counts_K: Rows with that pair.
+        num_labels: Labels of the model; `targets_K` and `predictions_K` are below it.
+    """
+
+    targets_K: Ints
+    predictions_K: Ints
+    counts_K: Ints
+    num_labels: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows counted."""
+        return int(self.counts_K.sum())
+
+
+def count_outcomes(targets: Ints, predictions: Ints, *, num_labels: int) -> Outcomes:
+    """Count the pairs of aligned targets and predictions."""
+    assert targets.shape == predictions.shape, "targets and predictions are not aligned"
+    pairs, counts = np.unique(targets * num_labels + predictions, return_counts=True)
+    return Outcomes(
+        targets_K=pairs // num_labels,
+        predictions_K=pairs % num_labels,
+        counts_K=counts.astype(np.int64),
+        num_labels=num_labels,
+    )
+
+
+def accuracy(outcomes: Outcomes, counts_SK: Ints) -> Floats:
+    """Return the share of right answers in [0, 1] under each row of counts."""
+    is_right_K = outcomes.targets_K == outcomes.predictions_K
+    shares_S: Floats = counts_SK[:, is_right_K].sum(axis=1) / counts_SK.sum(axis=1)
+    return shares_S
+
+
+def macro_f1(outcomes: Outcomes, counts_SK: Ints) -> Floats:
+    """Return the mean F1 in [0, 1] over labels that occur as target or prediction."""
+    f1_SL, occurs_SL = _f1(outcomes, counts_SK)
+    means_S: Floats = f1_SL.sum(axis=1) / np.maximum(1, occurs_SL.sum(axis=1))
+    return means_S
+
+
+def label_f1(outcomes: Outcomes, counts_SK: Ints, label: int) -> Floats:
+    """Return one label's F1 in [0, 1]; 0 where it neither occurs nor is predicted."""
+    f1_SL, _ = _f1(outcomes, counts_SK)
+    scores_S: Floats = f1_SL[:, label]
+    return scores_S
+
+
+def precision_recall(outcomes: Outcomes) -> tuple[Floats, Floats, Ints]:
+    """Return precision, recall (0 where undefined) and rows by label."""
+    counts_1K = outcomes.counts_K[None, :]
+    right_1L, predicted_1L, true_1L = _totals(outcomes, counts_1K)
+    precision = right_1L[0] / np.maximum(1, predicted_1L[0])
+    recall = right_1L[0] / np.maximum(1, true_1L[0])
+    return precision, recall, true_1L[0].astype(np.int64)
+
+
+def confusion_matrix(outcomes: Outcomes) -> Ints:
+    """Return counts by (target, prediction), `L x L`."""
+    matrix = np.zeros((outcomes.num_labels, outcomes.num_labels), dtype=np.int64)
+    matrix[outcomes.targets_K, outcomes.predictions_K] = outcomes.counts_K
+    return matrix
+
+
+def _f1(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, NDArray[np.bool_]]:
+    right_SL, predicted_SL, true_SL = _totals(outcomes, counts_SK)
+    occurs_SL = (predicted_SL + true_SL) > 0
+    f1_SL = 2 * right_SL / np.maximum(1, predicted_SL + true_SL)
+    return f1_SL, occurs_SL
+
+
+def _totals(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, Floats, Floats]:
+    """Return right, predicted and true rows by label, under each row of counts."""
+    labels = np.arange(outcomes.num_labels)
+    is_target_KL = (outcomes.targets_K[:, None] == labels).astype(np.float64)
+    is_predicted_KL = (outcomes.predictions_K[:, None] == labels).astype(np.float64)
+    counts = counts_SK.astype(np.float64)
+    right_SL = counts @ (is_target_KL * is_predicted_KL)
+    return right_SL, counts @ is_predicted_KL, counts @ is_target_KL
