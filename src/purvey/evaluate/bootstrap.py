@@ -56,7 +56,7 @@ def outcome_interval(
     outcomes: Outcomes, metric: Callable[[Outcomes, Ints], Floats], how: Bootstrap
 ) -> Estimate:
     """Estimate a metric of counted outcomes, at least one row."""
-    counts_K = outcomes.counts_K
+    counts_K = outcomes.counts
     num_rows = outcomes.num_rows
     generator = np.random.default_rng(how.seed)
     width = max(outcomes.num_labels, len(counts_K))

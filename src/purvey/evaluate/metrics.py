@@ -18,21 +18,21 @@ class Outcomes:
     """How often each (target, prediction) pair occurred; what every metric here is a function of.
 
     Args:
-        targets_K: True label of each pair that occurred.
-        predictions_K: Predicted label of each pair.
-        counts_K: Rows with that pair.
-        num_labels: Labels of the model; `targets_K` and `predictions_K` are below it.
+        targets: True label of each pair that occurred.
+        predictions: Predicted label of each pair.
+        counts: Rows with that pair.
+        num_labels: Labels of the model; `targets` and `predictions` are below it.
     """
 
-    targets_K: Ints
-    predictions_K: Ints
-    counts_K: Ints
+    targets: Ints
+    predictions: Ints
+    counts: Ints
     num_labels: int
 
     @property
     def num_rows(self) -> int:
         """Rows counted."""
-        return int(self.counts_K.sum())
+        return int(self.counts.sum())
 
 
 def count_outcomes(targets: Ints, predictions: Ints, *, num_labels: int) -> Outcomes:
@@ -40,16 +40,16 @@ def count_outcomes(targets: Ints, predictions: Ints, *, num_labels: int) -> Outc
     assert targets.shape == predictions.shape, "targets and predictions are not aligned"
     pairs, counts = np.unique(targets * num_labels + predictions, return_counts=True)
     return Outcomes(
-        targets_K=pairs // num_labels,
-        predictions_K=pairs % num_labels,
-        counts_K=counts.astype(np.int64),
+        targets=pairs // num_labels,
+        predictions=pairs % num_labels,
+        counts=counts.astype(np.int64),
         num_labels=num_labels,
     )
 
 
 def accuracy(outcomes: Outcomes, counts_SK: Ints) -> Floats:
     """Return the share of right answers in [0, 1] under each row of counts."""
-    is_right_K = outcomes.targets_K == outcomes.predictions_K
+    is_right_K = outcomes.targets == outcomes.predictions
     shares_S: Floats = counts_SK[:, is_right_K].sum(axis=1) / counts_SK.sum(axis=1)
     return shares_S
 
@@ -70,7 +70,7 @@ def label_f1(outcomes: Outcomes, counts_SK: Ints, label: int) -> Floats:
 
 def precision_recall(outcomes: Outcomes) -> tuple[Floats, Floats, Ints]:
     """Return precision, recall (0 where undefined) and rows by label."""
-    counts_1K = outcomes.counts_K[None, :]
+    counts_1K = outcomes.counts[None, :]
     right_1L, predicted_1L, true_1L = _totals(outcomes, counts_1K)
     precision = right_1L[0] / np.maximum(1, predicted_1L[0])
     recall = right_1L[0] / np.maximum(1, true_1L[0])
@@ -80,7 +80,7 @@ def precision_recall(outcomes: Outcomes) -> tuple[Floats, Floats, Ints]:
 def confusion_matrix(outcomes: Outcomes) -> Ints:
     """Return counts by (target, prediction), `L x L`."""
     matrix = np.zeros((outcomes.num_labels, outcomes.num_labels), dtype=np.int64)
-    matrix[outcomes.targets_K, outcomes.predictions_K] = outcomes.counts_K
+    matrix[outcomes.targets, outcomes.predictions] = outcomes.counts
     return matrix
 
 
@@ -94,8 +94,8 @@ def _f1(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, NDArray[np.bool_]]
 def _totals(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, Floats, Floats]:
     """Return right, predicted and true rows by label, under each row of counts."""
     labels = np.arange(outcomes.num_labels)
-    is_target_KL = (outcomes.targets_K[:, None] == labels).astype(np.float64)
-    is_predicted_KL = (outcomes.predictions_K[:, None] == labels).astype(np.float64)
+    is_target_KL = (outcomes.targets[:, None] == labels).astype(np.float64)
+    is_predicted_KL = (outcomes.predictions[:, None] == labels).astype(np.float64)
     counts = counts_SK.astype(np.float64)
     right_SL = counts @ (is_target_KL * is_predicted_KL)
     return right_SL, counts @ is_predicted_KL, counts @ is_target_KL
