@@ -1,0 +1,79 @@
+"""Rows of dataset versions; the prepared tables are artifacts."""
+
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from purvey.contracts.records import DatasetRecord
+from purvey.errors import NotFoundError
+from purvey.store.rows import Order, Page, delete_row, get_row, page_rows, to_row
+from purvey.store.tables import DATASETS
+
+
+def insert(conn: Connection, record: DatasetRecord) -> None:
+    """Add a dataset."""
+    conn.execute(DATASETS.insert(), to_row(record))
+
+
+def get(conn: Connection, project_id: str, dataset_id: str) -> DatasetRecord:
+    """Return a dataset of the project.
+
+    Raises:
+        NotFoundError: No such dataset, or another project's.
+    """
+    where = {"project_id": project_id, "id": dataset_id}
+    return get_row(conn, DATASETS, DatasetRecord, where=where, missing=_missing(dataset_id))
+
+
+def of_job(conn: Connection, job_id: str) -> DatasetRecord:
+    """Return the dataset that a job builds, for the supervisor.
+
+    Raises:
+        NotFoundError: The job builds no dataset.
+    """
+    missing = NotFoundError(f"job {job_id!r} builds no dataset.")
+    return get_row(conn, DATASETS, DatasetRecord, where={"job_id": job_id}, missing=missing)
+
+
+def page(
+    conn: Connection, project_id: str, *, after: str | None, limit: int, order: Order = "desc"
+) -> Page[DatasetRecord]:
+    """List the project's datasets."""
+    where = {"project_id": project_id}
+    return page_rows(
+        conn, DATASETS, DatasetRecord, where=where, after=after, limit=limit, order=order
+    )
+
+
+def finish(
+    conn: Connection,
+    dataset_id: str,
+    *,
+    status: Literal["ready", "failed"],
+    artifact: str | None = None,
+    manifest: dict[str, Any] | None = None,  # DatasetManifest as JSON
+    error: dict[str, Any] | None = None,  # code, message, param
+) -> None:
+    """Record how the preparation ended, for the supervisor.
+
+    Raises:
+        NotFoundError: No such dataset; it was deleted meanwhile.
+    """
+    values = {"status": status, "artifact": artifact, "manifest": manifest, "error": error}
+    changed = conn.execute(DATASETS.update().where(DATASETS.c.id == dataset_id).values(values))
+    if changed.rowcount == 0:
+        raise _missing(dataset_id)
+
+
+def delete(conn: Connection, project_id: str, dataset_id: str) -> None:
+    """Remove the row.
+
+    Raises:
+        NotFoundError: No such dataset, or another project's.
+    """
+    where = {"project_id": project_id, "id": dataset_id}
+    delete_row(conn, DATASETS, where=where, missing=_missing(dataset_id))
+
+
+def _missing(dataset_id: str) -> NotFoundError:
+    return NotFoundError(f"no dataset {dataset_id!r}.", param="dataset_id")

@@ -1,0 +1,31 @@
+"""Bytes that stay: files and folder entries forced to the disk."""
+
+import os
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to the disk.
+
+    Raises:
+        OSError: The disk refused. The file must then be abandoned: a second fsync may claim
+            success for bytes that are lost.
+    """
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries (new and renamed files) to the disk.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

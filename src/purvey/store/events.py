@@ -1,0 +1,71 @@
+"""Rows of job events: numbered from 1 without a gap, never changed."""
+
+from typing import Any, Literal
+
+from sqlalchemy import Connection, func, select
+
+from purvey.contracts.ids import new_id
+from purvey.contracts.records import JobEventRecord
+from purvey.store import jobs
+from purvey.store.rows import Order, Page, from_row, page_rows, to_row
+from purvey.store.tables import EVENTS
+
+Kind = Literal["message", "metrics"]
+Level = Literal["info", "warn", "error"]
+
+
+def append(
+    conn: Connection,
+    job_id: str,
+    *,
+    kind: Kind,
+    level: Level,
+    message: str,
+    data: dict[str, Any],  # JSON values
+    now: float,
+    fence: int | None = None,
+) -> JobEventRecord:
+    """Add the next event of a job.
+
+    Raises:
+        StaleFencingTokenError: The job does not run under `fence`; nothing was added.
+    """
+    if fence is not None:
+        jobs.guard(conn, job_id, fence)
+    newest = select(func.coalesce(func.max(EVENTS.c.seq), 0)).where(EVENTS.c.job_id == job_id)
+    event = JobEventRecord(
+        id=new_id("ftevent-"),
+        job_id=job_id,
+        seq=conn.execute(newest).scalar_one() + 1,
+        type=kind,
+        level=level,
+        message=message,
+        data=data,
+        created_at=now,
+    )
+    conn.execute(EVENTS.insert(), to_row(event))
+    return event
+
+
+def page(
+    conn: Connection,
+    job_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    order: Order = "desc",
+    type: Kind | None = None,  # noqa: A002 (the record's own name for it)
+) -> Page[JobEventRecord]:
+    """List a job's events, of one type if given. The caller has checked whose job it is."""
+    where = {"job_id": job_id, "type": type}
+    return page_rows(
+        conn, EVENTS, JobEventRecord, where=where, after=after, limit=limit, order=order
+    )
+
+
+def since(conn: Connection, job_id: str, seq: int) -> list[JobEventRecord]:
+    """List the events after number `seq`, in order."""
+    found = conn.execute(
+        select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.seq > seq).order_by(EVENTS.c.seq)
+    )
+    return [from_row(row, JobEventRecord) for row in found]

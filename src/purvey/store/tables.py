@@ -1,0 +1,242 @@
+"""The tables, in portable SQL. `migrations` creates them; a test compares the two.
+
+Every table that lists things has `position`, which grows with each insert and is what pages
+are ordered by: two rows of one instant still have an order. Times are epoch seconds, UTC.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _position() -> Column[int]:
+    return Column("position", Integer, primary_key=True, autoincrement=True)
+
+
+def _project() -> Column[str]:
+    return Column("project_id", String, ForeignKey("projects.id"), nullable=False)
+
+
+def _json(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, JSON(none_as_null=True), nullable=nullable)
+
+
+def _text(name: str, *, nullable: bool = False, unique: bool = False) -> Column[str]:
+    return Column(name, String, nullable=nullable, unique=unique)
+
+
+def _number(name: str, *, nullable: bool = False) -> Column[float]:
+    return Column(name, Float, nullable=nullable)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False)
+
+
+PROJECTS = Table(
+    "projects",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _text("name"),
+    _number("created_at"),
+    sqlite_autoincrement=True,
+)
+
+KEYS = Table(
+    "keys",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("name"),
+    _json("scopes"),
+    _text("hint"),
+    Column("secret_hash", LargeBinary, nullable=False, unique=True),
+    _number("created_at"),
+    _number("last_used_at", nullable=True),
+    _number("revoked_at", nullable=True),
+    Index(None, "project_id", "position"),
+    sqlite_autoincrement=True,
+)
+
+FILES = Table(
+    "files",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("name"),
+    _text("purpose"),
+    _count("num_bytes"),
+    _text("sha256"),
+    _number("created_at"),
+    Index(None, "project_id", "position"),
+    Index(None, "sha256"),
+    sqlite_autoincrement=True,
+)
+
+DATASETS = Table(
+    "datasets",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("name"),
+    _text("status"),
+    _json("config"),
+    _json("file_ids"),
+    _text("job_id"),
+    _number("created_at"),
+    _text("artifact", nullable=True),
+    _json("manifest", nullable=True),
+    _json("error", nullable=True),
+    Index(None, "project_id", "position"),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,
+)
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("key_id"),
+    _text("api"),
+    _text("kind"),
+    _text("status"),
+    _number("created_at"),
+    _json("recipe"),
+    _text("recipe_digest"),
+    _count("seed"),
+    _text("suffix", nullable=True),
+    _text("base_model", nullable=True),
+    _text("training_file", nullable=True),
+    _text("validation_file", nullable=True),
+    _text("dataset_id", nullable=True),
+    _json("metadata"),
+    _json("request"),
+    _number("started_at", nullable=True),
+    _number("finished_at", nullable=True),
+    _count("attempt"),
+    _count("fence"),
+    _text("lease", nullable=True),
+    _number("lease_expires_at", nullable=True),
+    _text("wanted"),
+    _text("fine_tuned_model", nullable=True),
+    _number("compute_s"),
+    _json("error", nullable=True),
+    _json("result", nullable=True),
+    Index(None, "project_id", "api", "position"),
+    Index(None, "status", "position"),
+    sqlite_autoincrement=True,
+)
+
+EVENTS = Table(
+    "job_events",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    Column("job_id", String, ForeignKey("jobs.id"), nullable=False),
+    _count("seq"),
+    _text("type"),
+    _text("level"),
+    _text("message"),
+    _json("data"),
+    _number("created_at"),
+    UniqueConstraint("job_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+CHECKPOINTS = Table(
+    "checkpoints",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    Column("job_id", String, ForeignKey("jobs.id"), nullable=False),
+    _count("step"),
+    _text("folder"),
+    _text("digest"),
+    _json("metrics"),
+    _number("created_at"),
+    Index(None, "job_id", "position"),
+    sqlite_autoincrement=True,
+)
+
+MODELS = Table(
+    "models",
+    METADATA,
+    _position(),
+    _text("name"),
+    _project(),
+    _text("family"),
+    _text("task"),
+    _text("digest"),
+    _text("folder"),
+    _number("created_at"),
+    _text("artifact", nullable=True),
+    _text("base_model", nullable=True),
+    _text("job_id", nullable=True),
+    _json("manifest"),
+    UniqueConstraint("project_id", "name"),
+    sqlite_autoincrement=True,
+)
+
+EXPLANATIONS = Table(
+    "explanations",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("model"),
+    _text("status"),
+    _number("created_at"),
+    _json("body"),
+    _text("picture_file", nullable=True),
+    Index(None, "project_id", "position"),
+    sqlite_autoincrement=True,
+)
+
+LEDGER = Table(
+    "usage_ledger",
+    METADATA,
+    _position(),
+    _text("request_id"),
+    _count("attempt"),
+    _project(),
+    _text("key_id"),
+    _text("kind"),
+    _text("model"),
+    _text("status"),
+    _count("input_tokens"),
+    _count("output_tokens"),
+    _count("images"),
+    _count("rows"),
+    _number("compute_s"),
+    _number("created_at"),
+    _count("day"),
+    UniqueConstraint("request_id", "attempt"),
+    Index(None, "project_id", "created_at"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,82 @@
+"""Every metric: name, unit, labels. Labels are bounded: routes are templates, never paths."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+REQUESTS = Counter(
+    "purvey_http_requests",
+    "Requests answered.",
+    ("route", "method", "status"),
+    registry=REGISTRY,
+)
+REQUEST_SECONDS = Histogram(
+    "purvey_http_request_seconds",
+    "From the first byte of a request to the last of its answer.",
+    ("route", "method"),
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+INPUT_TOKENS = Counter(
+    "purvey_input_tokens", "Prompt tokens of answered requests.", ("kind",), registry=REGISTRY
+)
+OUTPUT_TOKENS = Counter(
+    "purvey_output_tokens", "Generated tokens of answered requests.", ("kind",), registry=REGISTRY
+)
+TTFT_SECONDS = Histogram(
+    "purvey_time_to_first_token_seconds",
+    "From the start of a generation request to its first text.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+JOBS = Gauge("purvey_jobs", "Jobs of this server by status.", ("status",), registry=REGISTRY)
+ENGINE_RUNNING = Gauge(
+    "purvey_engine_requests_running", "Requests being computed.", ("model",), registry=REGISTRY
+)
+ENGINE_WAITING = Gauge(
+    "purvey_engine_requests_waiting", "Requests queued in engines.", ("model",), registry=REGISTRY
+)
+ENGINE_FREE_BLOCKS = Gauge(
+    "purvey_engine_free_blocks", "KV-cache blocks nobody holds.", ("model",), registry=REGISTRY
+)
+ENGINE_BLOCKS = Gauge(
+    "purvey_engine_blocks", "KV-cache blocks there are.", ("model",), registry=REGISTRY
+)
+ENGINE_RESTARTS = Counter(
+    "purvey_engine_restarts",
+    "Engine processes started again after a crash.",
+    ("model",),
+    registry=REGISTRY,
+)
+WRITER_BATCH_SIZE = Histogram(
+    "purvey_store_batch_size", "Writes that shared one commit.", buckets=_COUNTS, registry=REGISTRY
+)
+WRITER_COMMIT_SECONDS = Histogram(
+    "purvey_store_commit_seconds",
+    "From the start of a batch to the end of its commit.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+BROAD_CATCHES = Counter(
+    "purvey_broad_catches",
+    "Exceptions that nobody named, caught at a process boundary: bugs.",
+    ("where",),
+    registry=REGISTRY,
+)
+
+
+def exposition() -> bytes:
+    """Return all metrics in Prometheus' text format, of `CONTENT_TYPE`."""
+    return generate_latest(REGISTRY)
