@@ -1,0 +1,1 @@
+"""Ways to attend: one protocol, one file per implementation, all equal to `reference`."""

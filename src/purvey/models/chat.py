@@ -1,0 +1,266 @@
+"""Conversations to tokens: a model's chat template, in an immutable sandbox.
+
+What a user writes can never become a special token. Every special token's text inside a
+message is broken by a noncharacter before rendering; only unbroken ones, which the template
+itself wrote, are recognised; then the noncharacter is taken out again.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from purvey.contracts.engine import ChatMessage
+from purvey.contracts.limits import LIMITS
+from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.models.json_file import read_optional_object
+from purvey.models.tokenizer import Tokenizer
+
+TEMPLATE_NAME = "chat_template.jinja"
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML, for tokenizers trained here."""
+PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "### {{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
+)
+"""For a foreign tokenizer that has no tokens for turns: the end token ends an answer."""
+_MAX_RENDERED_CHARS = 2 * LIMITS.prompt_chars
+_BREAKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters: never text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """A conversation's token ids; `is_target` marks those that the model learns to produce."""
+
+    ids: list[int]
+    is_target: list[bool]
+
+
+class ChatTemplate:
+    """A chat template with the begin and end tokens it may print.
+
+    Args:
+        source: Jinja text.
+        bos_token: Text of the begin token.
+        eos_token: Text of the end token.
+    """
+
+    def __init__(self, source: str, *, bos_token: str | None, eos_token: str | None) -> None:
+        self.source = source
+        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            message = f"the chat template is not usable: {error}."
+            raise InvalidCheckpointError(message, param="model") from None
+
+    @classmethod
+    def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate | None":
+        """Read `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
+
+        Raises:
+            InvalidCheckpointError: The template does not compile.
+        """
+        path = folder / TEMPLATE_NAME
+        if path.is_file():
+            if path.stat().st_size > LIMITS.row_bytes:
+                raise InvalidCheckpointError(f"{TEMPLATE_NAME} is too large.", param="model")
+            return cls.for_tokenizer(path.read_text(encoding="utf-8"), tokenizer)
+        found = read_optional_object(folder / "tokenizer_config.json").get("chat_template")
+        if isinstance(found, list):
+            named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+            found = named.get("default")
+        return cls.for_tokenizer(found, tokenizer) if isinstance(found, str) else None
+
+    @classmethod
+    def for_tokenizer(cls, source: str, tokenizer: Tokenizer) -> "ChatTemplate":
+        """Compile a template with a tokenizer's begin and end tokens."""
+        return cls(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+
+    @classmethod
+    def default(cls, tokenizer: Tokenizer) -> "ChatTemplate":
+        """Return ChatML where the tokenizer has its tokens, else the plain template."""
+        has_turns = {"<|im_start|>", "<|im_end|>"} <= tokenizer.special_tokens.keys()
+        return cls.for_tokenizer(DEFAULT_TEMPLATE if has_turns else PLAIN_TEMPLATE, tokenizer)
+
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+        """Render a conversation as `transformers` does.
+
+        Raises:
+            InvalidValueError: The template refuses the conversation, or its output is too long.
+        """
+        plain = [_as_dict(message) for message in messages]
+        try:
+            stream = self._template.generate(
+                messages=plain,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._tokens,
+            )
+            return _join(stream)
+        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+            message = f"the model's chat template refuses the conversation: {str(error)[:200]}."
+            raise InvalidValueError(message, param="messages") from None
+
+    def encode(
+        self,
+        messages: Sequence[ChatMessage],
+        tokenizer: Tokenizer,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Render and encode; special tokens inside messages stay text."""
+        guard = _Guard(messages, tokenizer)
+        text = self.render(guard.messages, add_generation_prompt=add_generation_prompt)
+        return guard.encode(text)
+
+    def training_rows(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> TrainingRow:
+        """Encode a conversation so that the loss falls on the assistant's turns alone.
+
+        Every assistant turn begins exactly where generation would begin, and its target includes
+        the token that ends the turn; where the template has none, the end token is added.
+
+        Raises:
+            InvalidValueError: There is no assistant turn, or the template renders the beginning
+                of the conversation differently once the answer is known.
+        """
+        guard = _Guard(messages, tokenizer)
+        whole = self.render(guard.messages, add_generation_prompt=False)
+        spans = self._answers(guard, whole)
+        if not spans:
+            message = "a conversation needs an assistant turn that the chat template keeps."
+            raise InvalidValueError(message, param="messages")
+        ids: list[int] = []
+        is_target: list[bool] = []
+        edges = list(itertools.chain([0], *spans))
+        for index, (start, end) in enumerate(itertools.pairwise(edges)):
+            is_continuation = bool(ids) and not tokenizer.is_special(ids[-1])
+            piece = guard.encode(whole[start:end], is_continuation=is_continuation)
+            ids += piece
+            is_target += [index % 2 == 1] * len(piece)
+        if tokenizer.eos_ids and ids[-1] not in tokenizer.eos_ids:
+            ids, is_target = [*ids, tokenizer.eos_ids[0]], [*is_target, True]
+        return TrainingRow(ids=ids, is_target=is_target)
+
+    def save(self, folder: Path) -> None:
+        """Write `chat_template.jinja`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TEMPLATE_NAME).write_text(self.source, encoding="utf-8")
+
+    def _answers(self, guard: "_Guard", whole: str) -> list[tuple[int, int]]:
+        """Find start and end of every assistant turn in the rendered conversation."""
+        spans = []
+        for index, message in enumerate(guard.messages):
+            if message.role != "assistant":
+                continue
+            before = self.render(guard.messages[:index], add_generation_prompt=True)
+            after = self.render(guard.messages[: index + 1], add_generation_prompt=False)
+            if whole.startswith(before) and whole.startswith(after):
+                spans.append((len(before), guard.end_of_turn(after)))
+        return [(start, end) for start, end in spans if start < end]
+
+
+class _Guard:
+    """Messages whose special tokens are broken, and the way back."""
+
+    def __init__(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> None:
+        text = "".join(message.content + (message.name or "") for message in messages)
+        free = [character for character in _BREAKS if character not in text]
+        if not free:
+            raise InvalidValueError("messages hold too many noncharacters.", param="messages")
+        self._break, self._tokenizer = free[0], tokenizer
+        specials = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._specials = [special for special in specials if special in text]
+        self._all = tuple(specials)
+        self.messages = [self._broken(message) for message in messages]
+
+    def encode(self, rendered: str, *, is_continuation: bool = False) -> list[int]:
+        """Encode rendered text: unbroken special tokens are tokens, broken ones text."""
+        pieces = [
+            piece if isinstance(piece, int) else piece.replace(self._break, "")
+            for piece in self._tokenizer.split_special(rendered)
+        ]
+        return self._tokenizer.encode_pieces(pieces, is_continuation=is_continuation)
+
+    def end_of_turn(self, rendered: str) -> int:
+        """Return where a turn ends: behind its last special token, if it closes with one."""
+        trimmed = rendered.rstrip()
+        return len(trimmed) if trimmed.endswith(self._all) else len(rendered)
+
+    def _broken(self, message: ChatMessage) -> ChatMessage:
+        name = None if message.name is None else self._break_in(message.name)
+        return ChatMessage(role=message.role, content=self._break_in(message.content), name=name)
+
+    def _break_in(self, text: str) -> str:
+        for special in self._specials:
+            text = text.replace(special, special[:1] + self._break + special[1:])
+        return text
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks answers for other tools; the text inside is printed as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return the marked statements themselves."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> jinja2.Environment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 (the signature templates expect)
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _as_dict(message: ChatMessage) -> dict[str, Any]:
+    named = {} if message.name is None else {"name": message.name}
+    return {"role": message.role, "content": message.content, **named}
+
+
+def _join(stream: Any) -> str:  # noqa: ANN401 (jinja2's untyped iterator of strings)
+    pieces, num_chars = [], 0
+    for piece in stream:
+        num_chars += len(piece)
+        if num_chars > _MAX_RENDERED_CHARS:
+            raise ValueError("its output is too long")
+        pieces.append(piece)
+    return "".join(pieces)

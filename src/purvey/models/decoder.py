@@ -1,0 +1,159 @@
+"""One causal transformer for the Llama and Qwen2 families, shared by training and serving.
+
+Module names are those of Hugging Face's checkpoints without the leading `model.`, so that a
+folder's tensors need no other translation (`weights.py`).
+
+Shape letters, this file only:
+    B = sequences      L = positions of each    T = packed tokens      D = residual width
+    N = query heads    K = key/value heads      H = head width         V = vocabulary
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, rms_norm, silu
+
+from purvey.models.attention.base import Attention
+from purvey.models.attention.dense import DenseAttention
+from purvey.models.config import DecoderConfig
+from purvey.models.rope import angles, frequencies, rotate
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model, computed in float32 unless its parameters are converted.
+
+    Fresh weights are N(0, `initializer_std`) from torch's default generator; norms are 1, biases 0.
+
+    Args:
+        config: Its shape.
+    """
+
+    rope_frequencies_F: Tensor
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        self.lm_head: nn.Linear | None = None
+        if not config.is_tied:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        self.register_buffer("rope_frequencies_F", frequencies(config), persistent=False)
+        self.reset_parameters()
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """Return `logits_BLV` in float32 for whole sequences of one length.
+
+        Sequences shorter than `L` are padded on the right with any id; their own positions are
+        not affected.
+        """
+        num_sequences, length = tokens_BL.shape
+        positions_T = torch.arange(length, device=tokens_BL.device).repeat(num_sequences)
+        attend = DenseAttention(num_sequences=num_sequences)
+        x_TD = self.hidden(tokens_BL.reshape(-1), positions_T, attend)
+        return self.logits(x_TD).unflatten(0, (num_sequences, length))
+
+    def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attention) -> Tensor:
+        """Return the normalised final states `x_TD` of packed tokens.
+
+        Args:
+            tokens_T: Token ids (int64) of all sequences back to back.
+            positions_T: Position of each within its sequence (int64).
+            attend: Knows which rows belong together; called once per layer, in order.
+        """
+        cos_T1H, sin_T1H = angles(positions_T, self.rope_frequencies_F)
+        x_TD = self.embed_tokens(tokens_T)
+        for block in self.layers:
+            x_TD = block(x_TD, cos_T1H, sin_T1H, attend)
+        normed_TD: Tensor = self.norm(x_TD)
+        return normed_TD
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Return `logits_TV` in float32 of final states."""
+        if self.lm_head is not None:
+            logits_TV: Tensor = self.lm_head(x_TD)
+            return logits_TV.float()
+        return linear(x_TD, self.embed_tokens.weight).float()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew; nothing happens on the meta device but shapes."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(0.0, self.config.initializer_std, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+            if isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+
+
+class Block(nn.Module):
+    """One layer: attention, then a gated MLP, each on a normalised copy of the stream."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        self.self_attn = SelfAttention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        self.mlp = GatedMLP(config)
+
+    def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
+        """Return the stream after this layer."""
+        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_T1H, sin_T1H, attend)
+        x_TD = x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+        return x_TD
+
+
+class SelfAttention(nn.Module):
+    """Projections around an injected attention; query head `n` reads key head `n // (N / K)`."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self._layer, self._head_size = layer, config.head_size
+        query_size = config.num_heads * config.head_size
+        kv_size = config.num_kv_heads * config.head_size
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.has_qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.has_output_bias)
+
+    def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
+        """Return what attention adds to the stream."""
+        q_TNH = self.q_proj(x_TD).unflatten(-1, (-1, self._head_size))
+        k_TKH = self.k_proj(x_TD).unflatten(-1, (-1, self._head_size))
+        v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self._head_size))
+        q_TNH = rotate(q_TNH, cos_T1H, sin_T1H)
+        k_TKH = rotate(k_TKH, cos_T1H, sin_T1H)
+        out_TNH = attend(self._layer, q_TNH, k_TKH, v_TKH)
+        added_TD: Tensor = self.o_proj(out_TNH.flatten(1))
+        return added_TD
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.mlp_size, config.has_mlp_bias
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return what the MLP adds to the stream."""
+        added_TD: Tensor = self.down_proj(silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        return added_TD
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square (Zhang and Sennrich 2019), in float32, then a gain."""
+
+    def __init__(self, size: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self._epsilon = epsilon
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return the normalised stream in its own dtype."""
+        normed_TD = rms_norm(x_TD.float(), self.weight.shape, eps=self._epsilon)
+        return self.weight * normed_TD.to(x_TD.dtype)

@@ -1,0 +1,91 @@
+"""A language model ready to answer: decoder, tokenizer, chat template, in and out of a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from purvey.contracts.model import ModelManifest
+from purvey.errors import InvalidCheckpointError
+from purvey.models.chat import ChatTemplate
+from purvey.models.decoder import Decoder
+from purvey.models.json_file import write_object
+from purvey.models.manifest import HUGGING_FACE, read_manifest, write_manifest
+from purvey.models.tokenizer import Tokenizer
+from purvey.models.weights import load_folder, save_folder
+
+GENERATION_CONFIG_NAME = "generation_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A decoder with what turns text into its tokens and back.
+
+    Args:
+        decoder: Float32, on the CPU, in evaluation mode.
+        tokenizer: Its tokenizer.
+        template: Its chat template; None for a base model.
+        manifest: What the folder says of itself.
+    """
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    manifest: ModelManifest = HUGGING_FACE
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt plus output, in tokens."""
+        return self.decoder.config.context_tokens
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an output and are no part of its text."""
+        return frozenset(self.tokenizer.eos_ids)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.decoder.parameters())
+
+
+def load_language_model(folder: Path) -> LanguageModel:
+    """Load a whole language model (not an adapter) from its folder.
+
+    Raises:
+        InvalidCheckpointError: Names what is missing, unsafe or does not fit.
+    """
+    decoder = load_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    check_vocabulary(decoder, tokenizer)
+    return LanguageModel(
+        decoder=decoder,
+        tokenizer=tokenizer,
+        template=ChatTemplate.from_folder(folder, tokenizer),
+        manifest=read_manifest(folder),
+    )
+
+
+def save_language_model(folder: Path, model: LanguageModel) -> None:
+    """Write a folder that `transformers` and `load_language_model` read alike."""
+    tokenizer = model.tokenizer
+    config = model.decoder.config.with_tokens(bos_id=tokenizer.bos_id, eos_ids=tokenizer.eos_ids)
+    save_folder(model.decoder, folder, config=config)
+    tokenizer.save(folder)
+    if model.template is not None:
+        model.template.save(folder)
+    generation = {"bos_token_id": config.bos_id, "eos_token_id": config.to_hf()["eos_token_id"]}
+    write_object(folder / GENERATION_CONFIG_NAME, generation)
+    write_manifest(folder, model.manifest)
+
+
+def check_vocabulary(decoder: Decoder, tokenizer: Tokenizer) -> None:
+    """Verify that every token of the tokenizer has a row in the embedding.
+
+    Raises:
+        InvalidCheckpointError: The tokenizer is larger than the model's vocabulary.
+    """
+    if tokenizer.vocabulary_size > decoder.config.vocabulary_size:
+        message = (
+            f"the tokenizer has {tokenizer.vocabulary_size} tokens, "
+            f"the model only {decoder.config.vocabulary_size}."
+        )
+        raise InvalidCheckpointError(message, param="model")

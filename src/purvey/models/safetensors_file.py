@@ -1,0 +1,131 @@
+"""One safetensors file: its header is checked by us before anything is allocated from it.
+
+Layout: 8 bytes little-endian header length, a JSON header, then the tensors' bytes without
+holes or overlaps (https://github.com/huggingface/safetensors, "Format").
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from purvey.errors import InvalidCheckpointError
+
+MAX_HEADER_BYTES = 16 * 2**20
+_MAX_DIMENSIONS = 8
+_MAX_TENSORS = 100_000
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
+_ITEM_BYTES |= {"U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorHeader:
+    """What a file announces of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Read and check a file's header without touching its tensors.
+
+    Raises:
+        InvalidCheckpointError: The header is too large, torn or not JSON; a tensor has an unknown
+            type, a shape that disagrees with its bytes, or leaves a hole or an overlap.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header_bytes > min(MAX_HEADER_BYTES, size - 8):
+            raise _refusal(path, "its header does not fit the file")
+        raw = stream.read(header_bytes)
+    try:
+        entries = json.loads(raw, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise _refusal(path, "its header is not JSON without duplicates") from None
+    if not isinstance(entries, dict) or len(entries) > _MAX_TENSORS:
+        raise _refusal(path, f"its header is no object of at most {_MAX_TENSORS} tensors")
+    entries.pop("__metadata__", None)
+    headers = {name: _tensor_header(path, name, entry) for name, entry in entries.items()}
+    _check_contiguous(path, headers, size - 8 - header_bytes)
+    return headers
+
+
+def read_tensors(path: Path, *, is_finite_required: bool = True) -> dict[str, Tensor]:
+    """Map a checked file into memory; floating-point tensors come as float32 on the CPU.
+
+    Float32 tensors are copy-on-write views of the file; others are converted copies.
+
+    Raises:
+        InvalidCheckpointError: As `read_header`, or a value is not finite.
+    """
+    headers = read_header(path)
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in headers:
+                tensors[name] = _widen(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise _refusal(path, str(error)) from None
+    if is_finite_required:
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise _refusal(path, f"tensor {name!r} holds values that are not finite")
+    return tensors
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as they are (detached, contiguous, each with its own bytes)."""
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def _tensor_header(path: Path, name: str, entry: Any) -> TensorHeader:  # noqa: ANN401 (JSON)
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise _refusal(path, f"tensor {name!r} is described incompletely") from None
+    numbers = [*shape, start, end] if isinstance(shape, list) else [None]
+    if not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
+        raise _refusal(path, f"tensor {name!r} has an impossible shape or offset")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise _refusal(path, f"tensor {name!r} has more than {_MAX_DIMENSIONS} dimensions")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise _refusal(path, f"tensor {name!r} has the unsupported type {dtype!r}")
+    if math.prod(shape) * _ITEM_BYTES[dtype] != end - start:
+        raise _refusal(path, f"tensor {name!r} has bytes that do not fit its shape")
+    return TensorHeader(dtype=dtype, shape=tuple(shape), start=start, end=end)
+
+
+def _check_contiguous(path: Path, headers: Mapping[str, TensorHeader], num_bytes: int) -> None:
+    position = 0
+    for name, header in sorted(headers.items(), key=lambda item: (item[1].start, item[1].end)):
+        if header.start != position:
+            raise _refusal(path, f"tensor {name!r} leaves a hole or overlaps another")
+        position = header.end
+    if position != num_bytes:
+        raise _refusal(path, f"its tensors cover {position} of {num_bytes} bytes")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("duplicate key")
+    return values
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _refusal(path: Path, complaint: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(f"{path.name} is not usable: {complaint}.", param="model")

@@ -1,0 +1,136 @@
+"""A decoder's folder: `config.json` and safetensors, whole or in shards, in and out.
+
+Every tensor's name and shape is compared with the configuration from the headers alone, before
+the network is built; so a wrong folder is refused by name and costs nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from purvey.errors import InvalidCheckpointError
+from purvey.models.config import DecoderConfig
+from purvey.models.decoder import Decoder
+from purvey.models.json_file import read_object, write_object
+from purvey.models.safetensors_file import read_header, read_tensors, write_tensors
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+UNSAFE_ENDINGS = (
+    *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"),
+    *(".h5", ".keras", ".nemo", ".mar", ".msgpack", ".onnx", ".pdparams"),
+)
+_HEAD = "lm_head.weight"
+_PREFIX = "model."
+
+
+def load_folder(folder: Path) -> Decoder:
+    """Load a Llama or Qwen2 folder as a float32 decoder on the CPU, in evaluation mode.
+
+    Raises:
+        InvalidCheckpointError: Names what is missing, unexpected, unsafe or misshapen.
+    """
+    refuse_unsafe_files(folder)
+    config = DecoderConfig.from_hf(read_object(folder / CONFIG_NAME))
+    files = weight_files(folder)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    expected = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
+    _check_shapes(files, expected, config)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= {our_name(name): tensor for name, tensor in read_tensors(file).items()}
+    kept = {name: tensor for name, tensor in state.items() if name in expected}
+    decoder.load_state_dict(kept, assign=True)
+    return decoder.eval().requires_grad_(requires_grad=True)
+
+
+def save_folder(decoder: Decoder, folder: Path, *, config: DecoderConfig | None = None) -> None:
+    """Write `config.json` and `model.safetensors`, loadable by `transformers` and by us.
+
+    Args:
+        decoder: What is written, in its parameters' dtype.
+        folder: Made where missing.
+        config: Written instead of the decoder's own, when begin or end tokens were set since.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = decoder.state_dict()
+    write_tensors({their_name(name): t for name, t in state.items()}, folder / WEIGHTS_NAME)
+    write_object(folder / CONFIG_NAME, (config or decoder.config).to_hf())
+
+
+def refuse_unsafe_files(folder: Path) -> None:
+    """Refuse a folder that holds any file of a format that can carry code.
+
+    Raises:
+        InvalidCheckpointError: Names the file.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in UNSAFE_ENDINGS:
+            message = f"the model folder holds {path.name!r}, a format that can carry code."
+            raise InvalidCheckpointError(message, param="model")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a folder, by its index where it has one.
+
+    Raises:
+        InvalidCheckpointError: There are none, or a shard of the index is missing.
+    """
+    if (folder / INDEX_NAME).is_file():
+        shards = read_object(folder / INDEX_NAME).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise InvalidCheckpointError(f"{INDEX_NAME} has no weight_map.", param="model")
+        return [_shard(folder, name) for name in sorted(set(map(str, shards.values())))]
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    raise InvalidCheckpointError(f"the model folder has no {WEIGHTS_NAME}.", param="model")
+
+
+def our_name(theirs: str) -> str:
+    """Translate a checkpoint's tensor name into the decoder's."""
+    return theirs.removeprefix(_PREFIX)
+
+
+def their_name(ours: str) -> str:
+    """Translate the decoder's parameter name into the checkpoint's."""
+    return ours if ours == _HEAD else _PREFIX + ours
+
+
+def _shard(folder: Path, name: str) -> Path:
+    if name != Path(name).name or not name.endswith(".safetensors"):
+        raise InvalidCheckpointError(f"{INDEX_NAME} names {name!r}, no shard.", param="model")
+    if not (folder / name).is_file():
+        raise InvalidCheckpointError(f"the shard {name!r} is missing.", param="model")
+    return folder / name
+
+
+def _check_shapes(
+    files: Iterable[Path], expected: Mapping[str, tuple[int, ...]], config: DecoderConfig
+) -> None:
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        for name, header in read_header(file).items():
+            if our_name(name) in found:
+                raise InvalidCheckpointError(f"tensor {name!r} occurs twice.", param="model")
+            found[our_name(name)] = header.shape
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        name = their_name(missing[0])
+        raise InvalidCheckpointError(f"tensor {name!r} is missing.", param="model")
+    for name in sorted(found.keys() - expected.keys()):
+        if not _is_redundant(name, config):
+            message = f"tensor {their_name(name)!r} is not part of this architecture."
+            raise InvalidCheckpointError(message, param="model")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            message = f"tensor {their_name(name)!r} is {list(found[name])}, not {list(shape)}."
+            raise InvalidCheckpointError(message, param="model")
+
+
+def _is_redundant(name: str, config: DecoderConfig) -> bool:
+    """Tell whether a known extra may be ignored: a tied head's copy, a table we recompute."""
+    return (name == _HEAD and config.is_tied) or name.endswith("rotary_emb.inv_freq")
