@@ -22,9 +22,9 @@ from purvey.models.images import decode_image
 Pair = tuple[Prompt, TextPrompt | TokenPrompt]
 Generate = Callable[[Prompt, int], str]
 """Greedy output of the prompt, of at most that many tokens."""
-SubmitPairs = Callable[[Sequence[Pair]], "Future[list[list[float]]]"]
+SubmitPairs = Callable[[Sequence[Pair]], Future[list[list[float]]]]
 """Log-probability of every output token, per pair."""
-SubmitInputs = Callable[[Sequence[NamedInputs]], "Future[NDArray[np.floating]]"]
+SubmitInputs = Callable[[Sequence[NamedInputs]], Future[NDArray[np.floating]]]
 """Class probabilities, one row per input."""
 
 SMALLEST_PROBABILITY = 1e-30
