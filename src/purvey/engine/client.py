@@ -83,7 +83,7 @@ class LocalEngineLauncher:
             async with asyncio.timeout(self._load_timeout_s):
                 await child.send(load)
                 loaded = await self._first_reply(messages)
-        except BaseException as error:  # noqa: BLE001 (whatever it is, no process is left behind)
+        except BaseException as error:
             child.kill()
             if isinstance(error, TimeoutError):
                 raise WorkerCrashedError("the engine took too long to load its model") from error
@@ -200,7 +200,7 @@ class IpcEngine:
             raise self._ended
         if self._is_draining:
             raise ShuttingDownError("the engine takes no new requests")
-        assert request_id not in self._inboxes, "a request id was used twice"  # noqa: S101
+        assert request_id not in self._inboxes, "a request id was used twice"
         inbox: asyncio.Queue[Answer | None] = asyncio.Queue()
         self._inboxes[request_id] = inbox
         return inbox
@@ -242,7 +242,7 @@ class IpcEngine:
             async for message in self._messages:
                 self._dispatch(message)
         except InternalError as wrong:
-            logger.error("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
+            logger.exception("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
             error = wrong
         self._ended = error
         self._child.kill()

@@ -70,8 +70,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(path: Path, name: str, value: object) -> TensorEntry:
     match value:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, end]} if (
-            len(value) == 3 and dtype in _BITS and all(_is_count(n) for n in [*shape, start, end])
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, end], **rest} if (
+            not rest and dtype in _BITS and all(_is_count(n) for n in [*shape, start, end])
         ):
             entry = TensorEntry(dtype=dtype, shape=tuple(shape), start=start, end=end)
         case _:

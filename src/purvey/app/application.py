@@ -1,0 +1,321 @@
+"""One server, whole: made by `build`, run by `Application` from its start to its drained end."""
+
+import asyncio
+import logging
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from purvey.access.keys import KeyRing
+from purvey.access.pepper import read_or_create
+from purvey.app.data_folder import DataFolder
+from purvey.app.gauges import show_engines
+from purvey.app.http_server import HttpServer, bind
+from purvey.app.job_effects import JobEffects
+from purvey.contracts.clock import Clock, SystemClock
+from purvey.engine.client import LocalEngineLauncher
+from purvey.errors import InternalError
+from purvey.jobs.bell import Bell
+from purvey.jobs.launcher import LocalJobLauncher
+from purvey.jobs.run import RunConfig
+from purvey.jobs.service import JobService
+from purvey.jobs.supervisor import Supervisor
+from purvey.meter.ledger import Meter
+from purvey.registry.engines import EngineLimits, EnginePool
+from purvey.registry.models import ModelRegistry
+from purvey.server.application import create_app
+from purvey.server.services import Defaults, Services
+from purvey.store.artifacts import Artifacts
+from purvey.store.blobs import Blobs
+from purvey.store.database import Database
+
+if TYPE_CHECKING:
+    from purvey.contracts.engine import EngineLauncher
+    from purvey.jobs.hooks import JobHooks
+    from purvey.jobs.launcher import JobLauncher
+    from purvey.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stores:
+    """What everything else stands on."""
+
+    folder: DataFolder
+    database: Database
+    blobs: Blobs
+    artifacts: Artifacts
+    pepper: bytes
+
+
+def build(
+    settings: "Settings",
+    *,
+    engine_launcher: "EngineLauncher | None" = None,
+    job_launcher: "JobLauncher | None" = None,
+    clock: Clock | None = None,
+) -> "Application":
+    """Make a server: nothing listens yet, no process is started.
+
+    Args:
+        settings: The deployment.
+        engine_launcher: Who starts engines; None means local processes.
+        job_launcher: Who starts job workers; None means local processes.
+        clock: Source of time; None means the machine's.
+
+    Raises:
+        SettingError: A setting, the data folder or the database cannot be used.
+    """
+    clock = clock or SystemClock()
+    listener = bind(settings.host, settings.port, backlog=settings.http.backlog)
+    try:
+        stores = _open_stores(settings, clock)
+    except BaseException:
+        listener.close()
+        raise
+    models = ModelRegistry(
+        stores.database, stores.artifacts, model_roots=settings.model_roots, clock=clock
+    )
+    hooks = JobEffects(
+        blobs=stores.blobs,
+        artifacts=stores.artifacts,
+        registry=models,
+        module_roots=settings.module_roots,
+        clock=clock,
+    ).hooks
+    bell = Bell()
+    engines = EnginePool(
+        engine_launcher or LocalEngineLauncher(cwd=stores.folder.engines),
+        models,
+        limits=_engine_limits(settings),
+        clock=clock,
+    )
+    readiness = _Readiness()
+    services = Services(
+        database=stores.database,
+        blobs=stores.blobs,
+        artifacts=stores.artifacts,
+        keys=KeyRing(stores.database, pepper=stores.pepper, clock=clock),
+        meter=Meter(stores.database, clock),
+        jobs=JobService(stores.database, clock=clock, bell=bell, ended=hooks.ended),
+        models=models,
+        engines=engines,
+        clock=clock,
+        is_ready=readiness.is_ready,
+        defaults=Defaults(default_max_tokens=settings.default_max_tokens),
+        allowed_hosts=settings.allowed_hosts,
+    )
+    supervisor = _supervisor(
+        settings, stores, hooks=hooks, bell=bell, clock=clock, launcher=job_launcher
+    )
+    return Application(
+        settings=settings,
+        services=services,
+        supervisor=supervisor,
+        folder=stores.folder,
+        listener=listener,
+        readiness=readiness,
+    )
+
+
+class Application:
+    """A built server. Runs once: on the caller's loop by `run`, or in a thread by `start`.
+
+    Attributes:
+        services: What the routes call.
+        first_key: The administrator's secret when this start has created it, else None.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: "Settings",
+        services: Services,
+        supervisor: Supervisor,
+        folder: DataFolder,
+        listener: socket.socket,
+        readiness: "_Readiness",
+    ) -> None:
+        self.services = services
+        self.first_key: str | None = None
+        self._settings, self._supervisor, self._folder = settings, supervisor, folder
+        self._readiness = readiness
+        self._address = listener.getsockname()
+        self._http = HttpServer(create_app(services), settings, listener)
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._failure: BaseException | None = None
+        self._stop_asked: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Address of the server, without a path."""
+        host = self._settings.host if self._settings.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 (compared, not bound)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._address[1]}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work is taken."""
+        return self._readiness.is_ready()
+
+    async def run(self) -> None:
+        """Serve until `ask_to_stop`, then drain: nothing acknowledged is lost.
+
+        Readiness goes first, then the sockets close, answers under way are finished while
+        jobs are handed back, engines end, and the database closes last.
+        """
+        self._loop, self._stop_asked = asyncio.get_running_loop(), asyncio.Event()
+        secret = self._settings.bootstrap_key
+        try:
+            self.first_key = await self.services.keys.bootstrap(
+                secret.get_secret_value() if secret else None
+            )
+            await self._supervisor.start()
+            await self._serve(self._stop_asked)
+        finally:
+            self.services.database.close()
+            self._folder.close()
+
+    def ask_to_stop(self) -> None:
+        """Begin to drain; asked again, cut off answers that still run. Thread-safe."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_to_stop)
+
+    def start(self) -> None:
+        """Run in a thread of its own; return when new work is taken.
+
+        Raises:
+            BaseException: Whatever kept the server from starting.
+        """
+        self._thread = threading.Thread(target=self._run_in_thread, name="purvey-server")
+        self._thread.start()
+        while not self._readiness.taken_up.wait(timeout=0.01):
+            if self._ended.is_set():
+                self._thread.join()
+                raise self._failure or InternalError("the server ended before it was ready")
+
+    def stop(self) -> None:
+        """Drain the server that `start` has started, and wait for its end.
+
+        Raises:
+            BaseException: Whatever the server ended in, unless it ended well.
+        """
+        self.ask_to_stop()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, stop_asked: asyncio.Event) -> None:
+        serving = asyncio.create_task(self._http.run(), name="http")
+        gauges = asyncio.create_task(show_engines(self.services.engines), name="gauges")
+        try:
+            await self._http.listening()
+            self._readiness.take_up()
+            logger.info("server.started", extra={"address": self.base_url})
+            await asyncio.wait(
+                [serving, asyncio.create_task(stop_asked.wait())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            gauges.cancel()
+            await self._drain(serving)
+
+    async def _drain(self, serving: "asyncio.Task[None]") -> None:
+        self._readiness.give_up()
+        logger.info("server.draining")
+        timeout_s = self._settings.drain_timeout_s
+        began = self.services.clock.monotonic()
+        self._http.stop()
+        await asyncio.gather(serving, self._supervisor.drain(timeout_s=timeout_s))
+        left_s = timeout_s - (self.services.clock.monotonic() - began)
+        await self.services.engines.drain(max(1.0, left_s))
+        logger.info("server.stopped")
+
+    def _begin_to_stop(self) -> None:
+        assert self._stop_asked is not None, "stopped before it ran"  # noqa: S101
+        if self._stop_asked.is_set():
+            self._http.stop()
+        self._stop_asked.set()
+
+    def _run_in_thread(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self.run())
+        except BaseException as error:  # noqa: BLE001 (the thread's edge: `start` or `stop` raises it)
+            self._failure = error
+        finally:
+            self._ended.set()
+
+
+class _Readiness:
+    """Whether new work is taken, readable from any thread."""
+
+    def __init__(self) -> None:
+        self.taken_up = threading.Event()
+
+    def is_ready(self) -> bool:
+        return self.taken_up.is_set()
+
+    def take_up(self) -> None:
+        self.taken_up.set()
+
+    def give_up(self) -> None:
+        self.taken_up.clear()
+
+
+def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
+    folder = DataFolder.open(settings.data_dir)
+    try:
+        return _Stores(
+            folder=folder,
+            database=Database.open(settings.database_url, clock=clock),
+            blobs=Blobs(folder.blobs),
+            artifacts=Artifacts(folder.artifacts),
+            pepper=read_or_create(folder.root),
+        )
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _engine_limits(settings: "Settings") -> EngineLimits:
+    return EngineLimits(
+        num_threads=settings.engine_threads,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        max_batch_tokens=settings.max_batch_tokens,
+        module_roots=tuple(str(root.resolve()) for root in settings.module_roots),
+        max_loaded=settings.max_loaded_models,
+    )
+
+
+def _supervisor(
+    settings: "Settings",
+    stores: _Stores,
+    *,
+    hooks: "JobHooks",
+    bell: Bell,
+    clock: Clock,
+    launcher: "JobLauncher | None",
+) -> Supervisor:
+    return Supervisor(
+        database=stores.database,
+        artifacts=stores.artifacts,
+        launcher=launcher or LocalJobLauncher(),
+        hooks=hooks,
+        bell=bell,
+        clock=clock,
+        folder=stores.folder.jobs,
+        max_running=settings.max_running_jobs,
+        config=RunConfig(
+            lease_s=settings.job_lease_s,
+            heartbeat_s=settings.job_heartbeat_s,
+            max_attempts=settings.job_max_attempts,
+            num_threads=settings.job_threads,
+        ),
+    )
