@@ -1,0 +1,48 @@
+"""The server's own secret: without it, stored hashes of keys cannot be tried out."""
+
+import os
+import secrets
+from pathlib import Path
+
+from purvey.errors import SettingError
+from purvey.store.disk import sync_folder
+from purvey.store.failures import storage_error
+
+PEPPER_BYTES = 32
+
+
+def load_pepper(data_dir: Path) -> bytes:
+    """Read `secret/pepper` below `data_dir`, created on the first start.
+
+    Raises:
+        SettingError: The file is not the 32 bytes that were written; keys would all fail.
+        StorageUnavailableError: The disk refused.
+    """
+    path = data_dir / "secret" / "pepper"
+    try:
+        if not path.exists():
+            _create(path)
+        pepper = path.read_bytes()
+    except OSError as error:
+        raise storage_error(error) from error
+    if len(pepper) != PEPPER_BYTES:
+        raise SettingError(
+            f"{path.name!r} in {path.parent.name!r} of data_dir is damaged.",
+            param="data_dir",
+            hint="Restore it from a backup; with another one, no API key is valid.",
+        )
+    return pepper
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(".pepper.new")
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(fd, secrets.token_bytes(PEPPER_BYTES))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    aside.rename(path)
+    sync_folder(path.parent)

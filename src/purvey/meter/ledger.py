@@ -1,0 +1,38 @@
+"""The meter: every answered request, finished job and explanation leaves one ledger row."""
+
+from sqlalchemy import Connection
+
+from purvey.contracts.records import UsageRecord, UsageTotal
+from purvey.store import ledger
+from purvey.store.database import Database
+from purvey.store.ledger import By
+
+
+class Meter:
+    """Writes and sums usage.
+
+    Args:
+        database: Where the ledger is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, usage: UsageRecord) -> None:
+        """Return once the row is on disk; the same attempt of a request counts once.
+
+        Raises:
+            InsufficientStorageError: The disk is full; the row is not stored.
+            StorageUnavailableError: The database refused; the row is not stored.
+        """
+        await self._database.write(lambda conn: ledger.append(conn, usage))
+
+    async def summary(
+        self, project_id: str, *, since: float | None = None, until: float | None = None, by: By
+    ) -> list[UsageTotal]:
+        """Sum the project's usage with `since` <= time < `until`, per model, kind or UTC day."""
+
+        def sums(conn: Connection) -> list[UsageTotal]:
+            return ledger.totals(conn, project_id, since=since, until=until, by=by)
+
+        return await self._database.read(sums)
