@@ -1,0 +1,127 @@
+"""Checkpoints: the whole state of a run as safetensors and JSON, complete or absent.
+
+A checkpoint is a folder `step-00000042` with `model`, `optimizer` and (once there is a best
+evaluation) `best` tensors, `state.json`, and `manifest.json`, which names every file's
+digest and is written last. The folder is filled under another name, flushed to disk, and
+renamed; so a torn one never carries the name of a checkpoint.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from torch import Tensor
+
+from purvey.errors import IntegrityError
+from purvey.models.folder.safetensors_file import read_tensors, write_tensors
+from purvey.train.state import RunState
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+NUM_KEPT = 2
+
+
+class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Hex SHA-256 of each file of the checkpoint, and what it belongs to."""
+
+    step: int
+    files: dict[str, str]
+    run_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Everything a run needs to go on from a step."""
+
+    state: RunState
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    best: Mapping[str, Tensor] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where a checkpoint lies, and the hex SHA-256 of its manifest."""
+
+    folder: Path
+    digest: str
+
+
+def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Written:
+    """Write a checkpoint below `root` and drop all but the newest `NUM_KEPT`.
+
+    Args:
+        snapshot: The state; tensors are copied to disk as they are.
+        root: Folder of the run's checkpoints; made where missing.
+        run_digest: Names the recipe and data; a resume under another one is refused.
+    """
+    step = snapshot.state.step
+    final = root / f"step-{step:08d}"
+    aside = root / f".writing-{step:08d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_tensors(snapshot.model, aside / "model.safetensors")
+    write_tensors(snapshot.optimizer, aside / "optimizer.safetensors")
+    if snapshot.best is not None:
+        write_tensors(snapshot.best, aside / "best.safetensors")
+    (aside / STATE).write_bytes(msgspec.json.encode(snapshot.state))
+    names = sorted(path.name for path in aside.iterdir())
+    files = {name: _sha256(aside / name) for name in names}
+    manifest = CheckpointManifest(step=step, files=files, run_digest=run_digest)
+    (aside / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    for name in [*names, MANIFEST]:
+        _flush(aside / name)
+    _flush(aside)
+    shutil.rmtree(final, ignore_errors=True)  # a folder of an earlier attempt at this step
+    aside.rename(final)
+    _flush(root)
+    _drop_old(root)
+    return Written(folder=final, digest=_sha256(final / MANIFEST))
+
+
+def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
+    """Read a checkpoint after checking every byte of it.
+
+    Raises:
+        IntegrityError: A file is missing or changed, or the checkpoint is of another run.
+    """
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=CheckpointManifest)
+        for name, digest in manifest.files.items():
+            if name != Path(name).name or _sha256(folder / name) != digest:
+                raise IntegrityError(f"the file {name!r} of checkpoint {folder.name!r} changed.")
+        state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
+    if manifest.run_digest != run_digest:
+        raise IntegrityError(f"checkpoint {folder.name!r} belongs to another recipe or dataset.")
+    has_best = "best.safetensors" in manifest.files
+    return Snapshot(
+        state=state,
+        model=read_tensors(folder / "model.safetensors"),
+        optimizer=read_tensors(folder / "optimizer.safetensors"),
+        best=read_tensors(folder / "best.safetensors") if has_best else None,
+    )
+
+
+def _drop_old(root: Path) -> None:
+    complete = sorted(path for path in root.glob("step-*") if (path / MANIFEST).is_file())
+    for path in complete[:-NUM_KEPT]:
+        shutil.rmtree(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,225 @@
+"""The loop: steps, evaluations, checkpoints, stopping. One for every task.
+
+Every decision that shapes the weights depends on the step alone; the clock only decides when
+to report and to write checkpoints (and ends the run under `train.max_minutes`).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from purvey.contracts.clock import Clock
+from purvey.contracts.jobs import CheckpointSaved
+from purvey.contracts.recipe import TrainConfig
+from purvey.train.chance import seed_torch
+from purvey.train.checkpoint import Snapshot, read_checkpoint, write_checkpoint
+from purvey.train.early_stopping import advance, is_better, should_stop
+from purvey.train.learner import Learner
+from purvey.train.optim import build_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from purvey.train.progress import Meter, Progress, StopReason
+from purvey.train.schedule import rate_factor
+from purvey.train.state import RunState, own_tensors, restore_tensors
+from purvey.train.step import update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended.
+
+    Args:
+        state: Where the run stands.
+        stopped: Why it must stop before its end; None when it is finished, and the module
+            then holds the best weights.
+    """
+
+    state: RunState
+    stopped: StopReason | None
+
+
+class Trainer:
+    """One run of one learner.
+
+    Args:
+        learner: What is trained.
+        config: The resolved recipe.
+        progress: Where the run reports.
+        clock: Where time comes from.
+        checkpoints: Folder of this run's checkpoints.
+        run_digest: Names recipe and data, so that no foreign checkpoint is resumed.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        config: TrainConfig,
+        *,
+        progress: Progress,
+        clock: Clock,
+        checkpoints: Path,
+        run_digest: str,
+    ) -> None:
+        self._learner, self._config, self._progress = learner, config, progress
+        self._clock, self._root, self._run_digest = clock, checkpoints, run_digest
+        self.steps_per_epoch = math.ceil(learner.num_rows / config.train.batch_size)
+        self.total_steps = config.train.max_steps or max(
+            1, math.ceil(config.train.epochs * self.steps_per_epoch)
+        )
+        self._eval_interval = max(1, self.steps_per_epoch // config.train.evals_per_epoch)
+        self._parameters = [p for p in learner.module.parameters() if p.requires_grad]
+        self._optimizer = build_optimizer(learner.module, config.optimizer)
+        self._state = RunState()
+        self._best: dict[str, Tensor] | None = None
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._began_s = self._saved_s = clock.monotonic()
+
+    def resume(self, folder: Path) -> None:
+        """Take up a checkpoint of this run.
+
+        Raises:
+            IntegrityError: It is damaged, or of another run; nothing was changed.
+        """
+        snapshot = read_checkpoint(folder, run_digest=self._run_digest)
+        restore_tensors(self._learner.module, snapshot.model)
+        restore_optimizer(self._optimizer, snapshot.optimizer)
+        self._best = dict(snapshot.best) if snapshot.best is not None else None
+        self._state = snapshot.state
+
+    def run(self) -> Outcome:
+        """Train to the end, or until asked to stop.
+
+        Raises:
+            DivergedError: The loss or gradient is not finite; the last checkpoint is intact.
+        """
+        self._began_s = self._saved_s = self._clock.monotonic()
+        resumed_s = self._state.compute_s
+        meter = Meter(self._clock, first_step=self._state.step, total_steps=self.total_steps)
+        self._learner.module.train()
+        while not self._state.is_finished:
+            reason = self._progress.stop_requested
+            if reason is not None:
+                return self._stop(reason, resumed_s)
+            self._step(meter)
+            self._state = msgspec.structs.replace(
+                self._state, compute_s=resumed_s + self._clock.monotonic() - self._began_s
+            )
+            self._after_step(meter)
+            if self._state.is_finished or self._is_checkpoint_due():
+                self.save()
+        if self._best is not None:
+            restore_tensors(self._learner.module, self._best)
+        self._learner.module.eval()
+        return Outcome(state=self._state, stopped=None)
+
+    def save(self) -> None:
+        """Write a checkpoint now, and report it."""
+        module = self._learner.module
+        snapshot = Snapshot(
+            state=self._state,
+            model=own_tensors(module),
+            optimizer=optimizer_tensors(self._optimizer),
+            best=self._best,
+        )
+        written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
+        best = self._state.best
+        saved = CheckpointSaved(
+            step=self._state.step,
+            folder=str(written.folder.resolve()),
+            digest=written.digest,
+            metrics=dict(best.validation.metrics) if best is not None else {},
+        )
+        self._progress.checkpoint(saved)
+        self._saved_s = self._clock.monotonic()
+
+    def rows_at(self, step: int) -> list[int]:
+        """Return the rows of one step; a function of the step alone."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, list(self._learner.order(epoch)))
+        start = position * self._config.train.batch_size
+        return self._order[1][start : start + self._config.train.batch_size]
+
+    def _step(self, meter: Meter) -> None:
+        state = self._state
+        seed_torch(self._config.seed, "step", state.step)
+        set_rate(self._optimizer, self._rate(state.step))
+        batch = self._learner.loss(self.rows_at(state.step))
+        loss = update(
+            batch,
+            self._parameters,
+            self._optimizer,
+            clip_norm=self._config.train.clip_norm,
+            step=state.step,
+        )
+        meter.add(loss, batch)
+        self._state = msgspec.structs.replace(
+            state,
+            step=state.step + 1,
+            rows_seen=state.rows_seen + batch.num_rows,
+            tokens_seen=state.tokens_seen + batch.num_tokens,
+        )
+
+    def _after_step(self, meter: Meter) -> None:
+        step = self._state.step
+        is_last = step >= self.total_steps or self._is_time_up()
+        measured: dict[str, float] = {}
+        if is_last or step % self._eval_interval == 0:
+            measured = self._evaluate()
+            is_last = is_last or should_stop(self._state.best, self._config.train.early_stopping)
+        if is_last:
+            self._state = msgspec.structs.replace(self._state, is_finished=True)
+        if measured or is_last or meter.is_due():
+            data = {**meter.read(step, rate=self._rate(step - 1)), **measured}
+            data["epoch"] = round(step / self.steps_per_epoch, 4)
+            self._progress.metrics(_sentence(data), data)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate, keep the weights if they are the best so far, and return the numbers."""
+        validation = self._learner.validate()
+        self._learner.module.train()
+        if validation is None:
+            return {}
+        before = self._state.best
+        if is_better(validation, before):
+            self._best = own_tensors(self._learner.module)
+        best = advance(
+            before,
+            validation,
+            step=self._state.step,
+            config=self._config.train.early_stopping,
+        )
+        self._state = msgspec.structs.replace(self._state, best=best)
+        return dict(validation.metrics)
+
+    def _stop(self, reason: StopReason, resumed_s: float) -> Outcome:
+        if reason != "cancel":
+            self.save()
+        compute_s = resumed_s + self._clock.monotonic() - self._began_s
+        state = msgspec.structs.replace(self._state, compute_s=compute_s)
+        return Outcome(state=state, stopped=reason)
+
+    def _rate(self, step: int) -> float:
+        factor = rate_factor(step, total_steps=self.total_steps, config=self._config.schedule)
+        return self._config.optimizer.learning_rate * factor
+
+    def _is_checkpoint_due(self) -> bool:
+        elapsed_s = self._clock.monotonic() - self._saved_s
+        return elapsed_s >= self._config.train.checkpoint_interval_s
+
+    def _is_time_up(self) -> bool:
+        max_minutes = self._config.train.max_minutes
+        return max_minutes is not None and self._state.compute_s >= max_minutes * 60
+
+
+def _sentence(data: dict[str, float]) -> str:
+    parts = [f"Step {data['step']}/{data['total_steps']}"]
+    if "train_loss" in data:
+        parts.append(f"training loss={data['train_loss']:.4f}")
+    if "valid_loss" in data:
+        parts.append(f"validation loss={data['valid_loss']:.4f}")
+    return f"{parts[0]}: {', '.join(parts[1:])}" if len(parts) > 1 else parts[0]
