@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from purvey.errors import IntegrityError
-from purvey.models.folder.safetensors_file import read_tensors, write_tensors
 from purvey.train.state import RunState
 
 MANIFEST = "manifest.json"
@@ -64,10 +64,10 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
     aside = root / f".writing-{step:08d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write_tensors(snapshot.model, aside / "model.safetensors")
-    write_tensors(snapshot.optimizer, aside / "optimizer.safetensors")
+    _write(snapshot.model, aside / "model.safetensors")
+    _write(snapshot.optimizer, aside / "optimizer.safetensors")
     if snapshot.best is not None:
-        write_tensors(snapshot.best, aside / "best.safetensors")
+        _write(snapshot.best, aside / "best.safetensors")
     (aside / STATE).write_bytes(msgspec.json.encode(snapshot.state))
     names = sorted(path.name for path in aside.iterdir())
     files = {name: _sha256(aside / name) for name in names}
@@ -102,10 +102,19 @@ def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
     has_best = "best.safetensors" in manifest.files
     return Snapshot(
         state=state,
-        model=read_tensors(folder / "model.safetensors"),
-        optimizer=read_tensors(folder / "optimizer.safetensors"),
-        best=read_tensors(folder / "best.safetensors") if has_best else None,
+        model=_read(folder / "model.safetensors"),
+        optimizer=_read(folder / "optimizer.safetensors"),
+        best=_read(folder / "best.safetensors") if has_best else None,
     )
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read copies in their own dtypes, so that nothing depends on a file that may be dropped."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _drop_old(root: Path) -> None:
