@@ -11,7 +11,7 @@ from purvey.store.failures import storage_error
 PEPPER_BYTES = 32
 
 
-def load_pepper(data_dir: Path) -> bytes:
+def read_or_create(data_dir: Path) -> bytes:
     """Read `secret/pepper` below `data_dir`, created on the first start.
 
     Raises:

@@ -2,10 +2,12 @@
 
 from sqlalchemy import Connection
 
+from purvey.contracts.clock import Clock
 from purvey.contracts.records import UsageRecord, UsageTotal
 from purvey.store import ledger
 from purvey.store.database import Database
 from purvey.store.ledger import By
+from purvey.telemetry import metrics
 
 
 class Meter:
@@ -13,10 +15,12 @@ class Meter:
 
     Args:
         database: Where the ledger is.
+        clock: Times how long recording takes.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def record(self, usage: UsageRecord) -> None:
         """Return once the row is on disk; the same attempt of a request counts once.
@@ -25,7 +29,9 @@ class Meter:
             InsufficientStorageError: The disk is full; the row is not stored.
             StorageUnavailableError: The database refused; the row is not stored.
         """
+        started = self._clock.monotonic()
         await self._database.write(lambda conn: ledger.append(conn, usage))
+        metrics.METER_SECONDS.observe(self._clock.monotonic() - started)
 
     async def summary(
         self, project_id: str, *, since: float | None = None, until: float | None = None, by: By

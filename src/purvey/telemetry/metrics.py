@@ -69,6 +69,12 @@ WRITER_COMMIT_SECONDS = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+METER_SECONDS = Histogram(
+    "purvey_meter_record_seconds",
+    "From asking for a usage row to having it on disk: what metering adds to an answer.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 BROAD_CATCHES = Counter(
     "purvey_broad_catches",
     "Exceptions that nobody named, caught at a process boundary: bugs.",
