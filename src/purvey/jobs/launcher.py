@@ -1,0 +1,108 @@
+"""Starting the worker of one attempt: local processes first, a cluster later."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from purvey.contracts.jobs import FromWorker, JobSpec, StopJob, StopReason
+from purvey.errors import WorkerCrashedError
+from purvey.ipc.child import Child, spawn, thread_limits
+
+
+class JobWorker(Protocol):
+    """A worker that runs one attempt of one job."""
+
+    def messages(self) -> AsyncIterator[FromWorker]:
+        """Yield what the worker says until it ends.
+
+        Raises:
+            InternalError: It said something that is no message; it must then be killed.
+        """
+        ...
+
+    async def stop(self, reason: StopReason) -> None:
+        """Ask it to stop at its next safe point; harmless when it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once; harmless when it has ended."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit status; negative is a signal."""
+        ...
+
+
+class JobLauncher(Protocol):
+    """Starts workers. Implementations pass one contract suite."""
+
+    async def launch(self, spec: JobSpec) -> JobWorker:
+        """Start a worker on the spec.
+
+        Raises:
+            WorkerCrashedError: It could not start, or died at once.
+        """
+        ...
+
+
+class LocalJobLauncher:
+    """Runs each attempt in a process of this machine.
+
+    Args:
+        command: What to run instead of `python -m purvey.worker job`.
+    """
+
+    def __init__(self, *, command: Sequence[str] | None = None) -> None:
+        self._command = command
+
+    async def launch(self, spec: JobSpec) -> "LocalJobWorker":
+        """Spawn the process in the job's `work_dir` and hand it the spec."""
+        child: Child[FromWorker] = await spawn(
+            "job",
+            incoming=FromWorker,
+            env=thread_limits(spec.num_threads),
+            cwd=Path(spec.work_dir),
+            command=self._command,
+        )
+        worker = LocalJobWorker(child)
+        try:
+            await child.send(spec)
+        except BaseException:
+            worker.kill()
+            child.hang_up()
+            await worker.wait()
+            raise
+        return worker
+
+
+class LocalJobWorker:
+    """A worker process."""
+
+    def __init__(self, child: Child[FromWorker]) -> None:
+        self._child = child
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._child.pid
+
+    def messages(self) -> AsyncIterator[FromWorker]:
+        """Yield what the worker says until it ends."""
+        return self._child.messages()
+
+    async def stop(self, reason: StopReason) -> None:
+        """Ask it to stop; a worker that is gone shows by the end of its messages."""
+        try:
+            await self._child.send(StopJob(reason=reason))
+        except WorkerCrashedError:
+            return
+
+    def kill(self) -> None:
+        """End the process and its group at once."""
+        self._child.kill()
+
+    async def wait(self) -> int:
+        """Wait for the end of the process, then close the link."""
+        status = await self._child.wait()
+        self._child.hang_up()
+        return status

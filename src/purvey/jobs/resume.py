@@ -1,0 +1,76 @@
+"""Choosing the checkpoint to go on from: the newest whose every byte is what was written."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from purvey.contracts.jobs import CHECKPOINT_MANIFEST_NAME
+from purvey.contracts.records import CheckpointRecord
+
+_CHUNK_BYTES = 2**20
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """The part of a checkpoint's manifest that tells whether the folder is whole."""
+
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """Where a run goes on.
+
+    Args:
+        checkpoint: The one to load; None when there is none that is whole.
+        corrupt: Newer ones that were passed over because their bytes changed.
+    """
+
+    checkpoint: CheckpointRecord | None
+    corrupt: tuple[CheckpointRecord, ...] = ()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there were checkpoints and none is whole: starting afresh would lose the run."""
+        return self.checkpoint is None and bool(self.corrupt)
+
+
+def choose(newest_first: Sequence[CheckpointRecord]) -> ResumePoint:
+    """Return the newest whole checkpoint. Reads files: call it off the event loop.
+
+    A folder that is gone was pruned by its trainer and is passed over without complaint, as
+    long as another is left; when all are gone, they count as corrupt.
+    """
+    corrupt: list[CheckpointRecord] = []
+    pruned: list[CheckpointRecord] = []
+    for checkpoint in newest_first:
+        if not Path(checkpoint.folder).is_dir():
+            pruned.append(checkpoint)
+        elif is_whole(checkpoint):
+            return ResumePoint(checkpoint=checkpoint, corrupt=tuple(corrupt))
+        else:
+            corrupt.append(checkpoint)
+    return ResumePoint(checkpoint=None, corrupt=tuple(corrupt or pruned))
+
+
+def is_whole(checkpoint: CheckpointRecord) -> bool:
+    """Tell whether the manifest and every file that it names have their recorded digests."""
+    folder = Path(checkpoint.folder)
+    try:
+        manifest = (folder / CHECKPOINT_MANIFEST_NAME).read_bytes()
+        if hashlib.sha256(manifest).hexdigest() != checkpoint.digest:
+            return False
+        files = msgspec.json.decode(manifest, type=_Manifest).files
+        return all(_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, msgspec.MsgspecError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+    return sha256.hexdigest()

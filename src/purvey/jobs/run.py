@@ -1,0 +1,272 @@
+"""One claimed job, from its inputs to its verdict."""
+
+import asyncio
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from purvey.contracts.clock import Clock
+from purvey.contracts.jobs import JobFailed, JobSpec
+from purvey.contracts.records import JobRecord
+from purvey.errors import (
+    CapacityError,
+    InternalError,
+    PurveyError,
+    StaleFencingTokenError,
+    WorkerCrashedError,
+)
+from purvey.jobs import resume, verdict
+from purvey.jobs.attempt import Attempt, AttemptLimits
+from purvey.jobs.bell import Bell, events_of, wishes_for
+from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
+from purvey.jobs.hooks import JobHooks
+from purvey.jobs.launcher import JobLauncher
+from purvey.store import checkpoints, events, jobs
+from purvey.store.artifacts import Artifact, Artifacts
+from purvey.store.database import Database
+from purvey.store.failures import storage_error
+from purvey.telemetry import metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run is held to.
+
+    Args:
+        lease_s: Longest silence of a worker before it is taken for dead.
+        heartbeat_s: How often a worker reports; well below `lease_s`.
+        stop_grace_s: How long a worker may take to stop once asked.
+        max_attempts: Attempts before a job whose workers are lost fails.
+        num_threads: Compute threads of one worker.
+    """
+
+    lease_s: float = 30.0
+    heartbeat_s: float = 5.0
+    stop_grace_s: float = 15.0
+    max_attempts: int = 3
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """What a run works with, shared by all runs of a supervisor."""
+
+    database: Database
+    artifacts: Artifacts
+    launcher: JobLauncher
+    hooks: JobHooks
+    bell: Bell
+    clock: Clock
+    folder: Path
+    config: RunConfig
+
+
+class Run:
+    """One attempt of a claimed job. `finish` is awaited once, by its owner."""
+
+    def __init__(self, job: JobRecord, parts: RunParts) -> None:
+        self.job = job
+        self._parts = parts
+        self._attempt: Attempt | None = None
+        self._is_handing_back = False
+        self._compute_s = 0.0
+
+    async def finish(self) -> verdict.Verdict | None:
+        """Run the attempt and write its verdict.
+
+        Returns:
+            The verdict, or None when another attempt has taken over.
+
+        Raises:
+            CapacityError: The verdict could not be stored; the job's lease will run out.
+        """
+        try:
+            ending = await self._take_place()
+            return await self._settle(ending, artifact=await self._publish(ending))
+        except StaleFencingTokenError:
+            logger.warning("job.superseded", extra={"job_id": self.job.id})
+            return None
+        except PurveyError as error:
+            failure = _failure_of(error)
+        except OSError as error:
+            logger.warning("job.io_failed", extra={"job_id": self.job.id, "errno": error.errno})
+            failure = _failure_of(storage_error(error))
+        except Exception:
+            logger.exception("job.broke", extra={"job_id": self.job.id})
+            metrics.BROAD_CATCHES.labels(where="jobs.run").inc()
+            failure = JobFailed(code=InternalError.code, message="the server has a bug.")
+        return await self._settle(Failed(failure=failure), artifact=None)
+
+    async def hand_back(self) -> None:
+        """Have the worker write a checkpoint and stop; the job returns to the queue."""
+        self._is_handing_back = True
+        if self._attempt is not None:
+            await self._attempt.stop("hand_back")
+
+    async def _take_place(self) -> Ending:
+        spec = await self._prepare()
+        if isinstance(spec, Failed):
+            return spec
+        if self._is_handing_back:
+            return Stopped(reason="hand_back")
+        try:
+            worker = await self._parts.launcher.launch(spec)
+        except WorkerCrashedError as error:
+            return Lost(why=error.message)
+        limits = AttemptLimits(
+            lease_s=self._parts.config.lease_s, stop_grace_s=self._parts.config.stop_grace_s
+        )
+        self._attempt = Attempt(
+            spec,
+            worker,
+            database=self._parts.database,
+            bell=self._parts.bell,
+            clock=self._parts.clock,
+            limits=limits,
+        )
+        return await self._attend(self._attempt)
+
+    async def _attend(self, attempt: Attempt) -> Ending:
+        """Run the attempt while passing on what the owner wants of it."""
+        began = self._parts.clock.monotonic()
+        obeying = asyncio.create_task(self._obey(attempt))
+        try:
+            return await attempt.run()
+        finally:
+            self._compute_s = self._parts.clock.monotonic() - began
+            obeying.cancel()
+            await asyncio.gather(obeying, return_exceptions=True)
+
+    async def _obey(self, attempt: Attempt) -> None:
+        if self._is_handing_back:
+            await attempt.stop("hand_back")
+        with self._parts.bell.listen(wishes_for(self.job.id)) as heard:
+            while True:
+                heard.clear()
+                job = await self._parts.database.read(lambda conn: jobs.find(conn, self.job.id))
+                if job.wanted != "run":
+                    await attempt.stop(job.wanted)
+                await heard.wait()
+
+    async def _prepare(self) -> JobSpec | Failed:
+        """Resolve inputs, choose the checkpoint, make the folders."""
+        parts, job = self._parts, self.job
+        inputs = await parts.database.read(lambda conn: parts.hooks.prepare(conn, job))
+        saved = await parts.database.read(lambda conn: checkpoints.newest(conn, job.id))
+        point = await asyncio.to_thread(resume.choose, saved)
+        await self._tell_start(point)
+        if point.is_lost:
+            return Failed(failure=_all_corrupt(len(point.corrupt)))
+        await asyncio.to_thread(self._make_folders)
+        return JobSpec(
+            job_id=job.id,
+            kind=job.kind,
+            attempt=job.attempt,
+            fence=job.fence,
+            recipe=job.recipe,
+            files=inputs.files,
+            dataset=inputs.dataset,
+            base=inputs.base,
+            module_roots=inputs.module_roots,
+            work_dir=self._work_dir,
+            output_dir=self._output_dir,
+            resume_from=point.checkpoint.folder if point.checkpoint else None,
+            num_threads=parts.config.num_threads,
+            heartbeat_interval_s=parts.config.heartbeat_s,
+        )
+
+    async def _tell_start(self, point: resume.ResumePoint) -> None:
+        told: list[tuple[events.Level, str]] = [
+            (
+                "warn",
+                f"checkpoint_corrupt: passed over the damaged checkpoint of step {c.step}.",
+            )
+            for c in point.corrupt
+        ]
+        start = f"Attempt {self.job.attempt} starts"
+        if point.checkpoint is not None:
+            start = f"{start} from the checkpoint of step {point.checkpoint.step}"
+        if not point.is_lost:
+            told.append(("info", f"{start}."))
+        await self._parts.database.write(
+            lambda conn: [
+                events.append(
+                    conn,
+                    self.job.id,
+                    kind="message",
+                    level=level,
+                    message=message,
+                    data={},
+                    now=self._parts.clock.now(),
+                    fence=self.job.fence,
+                )
+                for level, message in told
+            ]
+        )
+        self._parts.bell.ring(events_of(self.job.id))
+
+    async def _publish(self, ending: Ending) -> Artifact | None:
+        if not isinstance(ending, Completed):
+            return None
+        return await asyncio.to_thread(self._parts.artifacts.publish, Path(self._output_dir))
+
+    async def _settle(self, ending: Ending, *, artifact: Artifact | None) -> verdict.Verdict | None:
+        parts = self._parts
+        if isinstance(ending, Superseded):
+            raise StaleFencingTokenError("another attempt holds the lease")
+        decided = await parts.database.write(
+            lambda conn: verdict.record(
+                conn,
+                self.job,
+                ending,
+                hooks=parts.hooks,
+                max_attempts=parts.config.max_attempts,
+                now=parts.clock.now(),
+                compute_s=self._compute_s,
+                artifact=artifact,
+            )
+        )
+        parts.bell.ring(events_of(self.job.id))
+        await asyncio.to_thread(self._clean, is_over=decided.to in ("succeeded", "cancelled"))
+        return decided
+
+    @property
+    def _home(self) -> Path:
+        return self._parts.folder / self.job.id
+
+    @property
+    def _work_dir(self) -> str:
+        return str((self._home / "work").absolute())
+
+    @property
+    def _output_dir(self) -> str:
+        return str((self._home / f"output-{self.job.fence}").absolute())
+
+    def _make_folders(self) -> None:
+        self._clean(is_over=False)
+        Path(self._work_dir).mkdir(parents=True, exist_ok=True)
+        Path(self._output_dir).mkdir()
+
+    def _clean(self, *, is_over: bool) -> None:
+        """Remove what attempts left; a failed or waiting job keeps its checkpoints."""
+        for output in self._home.glob("output-*"):
+            shutil.rmtree(output, ignore_errors=True)
+        if is_over:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _failure_of(error: PurveyError) -> JobFailed:
+    return JobFailed(
+        code=error.code,
+        message=error.text,
+        param=error.param,
+        is_transient=isinstance(error, CapacityError),
+    )
+
+
+def _all_corrupt(count: int) -> JobFailed:
+    message = f"none of its {count} checkpoints is whole, and starting over would lose the run."
+    return JobFailed(code="checkpoint_corrupt", message=message)

@@ -1,0 +1,295 @@
+"""What owners do with their jobs: create, look, follow, pause, resume, cancel.
+
+Every method takes the project first and answers for that project only. A wish about a running
+job (`cancel`, `pause`) is written down and the supervisor told; the job moves when its worker
+has stopped.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from purvey.contracts.clock import Clock
+from purvey.contracts.ids import new_id
+from purvey.contracts.jobs import TERMINAL, JobApi, JobKind, JobStatus
+from purvey.contracts.limits import LIMITS
+from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
+from purvey.errors import ConflictError, RateLimitedError
+from purvey.jobs.bell import QUEUE, Bell, events_of, wishes_for
+from purvey.jobs.hooks import Ended
+from purvey.store import checkpoints, events, jobs
+from purvey.store.database import Database
+from purvey.store.rows import Order, Page
+
+Wish = Literal["pause", "cancel"]
+
+
+class JobService:
+    """The jobs of all projects, as their owners see them.
+
+    Args:
+        database: Where jobs live.
+        clock: Time of events.
+        bell: Shared with the supervisor, on the same event loop.
+        ended: Called in the transaction that ends a job which was not running.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock, bell: Bell, ended: Ended) -> None:
+        self._database, self._clock, self._bell, self._ended = database, clock, bell, ended
+
+    async def create(
+        self,
+        *,
+        project_id: str,
+        key_id: str,
+        api: JobApi,
+        kind: JobKind,
+        recipe: dict[str, Any],  # resolved recipe as JSON
+        recipe_digest: str,
+        seed: int = 0,
+        suffix: str | None = None,
+        base_model: str | None = None,
+        training_file: str | None = None,
+        validation_file: str | None = None,
+        dataset_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+        request: dict[str, Any] | None = None,  # as the caller sent it
+        beside: Callable[[Connection, JobRecord], None] | None = None,
+    ) -> JobRecord:
+        """Put a validated job into the queue; it is on disk when this returns.
+
+        Args:
+            project_id: The owner.
+            key_id: The key that asked.
+            api: Which resource it answers under; its id's prefix follows.
+            kind: Which runner takes it.
+            recipe: The resolved recipe or dataset config.
+            recipe_digest: Hex SHA-256 of the recipe.
+            seed: The run's seed.
+            suffix: Part of the model's name.
+            base_model: Name of the model to start from.
+            training_file: File id.
+            validation_file: File id.
+            dataset_id: The dataset that is read (training) or made (dataset).
+            metadata: The owner's notes.
+            request: The body as it was sent, to be echoed.
+            beside: Writes that belong to the job, made in its transaction after it (the row
+                of the dataset it makes).
+
+        Raises:
+            RateLimitedError: The project has too many unfinished jobs.
+        """
+        record = JobRecord(
+            id=new_id("ftjob-" if api == "fine_tuning" else "job_"),
+            project_id=project_id,
+            key_id=key_id,
+            api=api,
+            kind=kind,
+            status="queued",
+            created_at=self._clock.now(),
+            recipe=recipe,
+            recipe_digest=recipe_digest,
+            seed=seed,
+            suffix=suffix,
+            base_model=base_model,
+            training_file=training_file,
+            validation_file=validation_file,
+            dataset_id=dataset_id,
+            metadata=metadata or {},
+            request=request or {},
+        )
+
+        def work(conn: Connection) -> None:
+            _check_room(conn, project_id)
+            jobs.insert(conn, record)
+            self._tell(conn, record.id, "The job is queued.")
+            if beside is not None:
+                beside(conn, record)
+
+        await self._database.write(work)
+        self._bell.ring(QUEUE)
+        return record
+
+    async def get(self, project_id: str, job_id: str) -> JobRecord:
+        """Return a job.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+        """
+        return await self._database.read(lambda conn: jobs.get(conn, project_id, job_id))
+
+    async def page(
+        self,
+        project_id: str,
+        *,
+        api: JobApi | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        order: Order = "desc",
+    ) -> Page[JobRecord]:
+        """List jobs, newest first."""
+        return await self._database.read(
+            lambda conn: jobs.page(conn, project_id, after=after, limit=limit, order=order, api=api)
+        )
+
+    async def cancel(self, project_id: str, job_id: str) -> JobRecord:
+        """End a job that has not ended.
+
+        A waiting job is `cancelled` at once; a running one when its worker has stopped.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+            ConflictError: The job has ended.
+        """
+        return await self._wish(project_id, job_id, "cancel")
+
+    async def pause(self, project_id: str, job_id: str) -> JobRecord:
+        """Set a job aside; a running one writes a checkpoint first.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+            ConflictError: The job has ended, is paused, or is being cancelled.
+        """
+        return await self._wish(project_id, job_id, "pause")
+
+    async def resume(self, project_id: str, job_id: str) -> JobRecord:
+        """Put a paused job back into the queue; it goes on from its newest checkpoint.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+            ConflictError: The job is not paused.
+        """
+
+        def work(conn: Connection) -> JobRecord:
+            job = jobs.get(conn, project_id, job_id)
+            if job.status != "paused":
+                raise ConflictError(f"the job is {job.status}; only a paused job can be resumed.")
+            self._tell(conn, job_id, "The job is resumed.")
+            return jobs.move(conn, job_id, to="queued", now=self._clock.now(), wanted="run")
+
+        job = await self._database.write(work)
+        self._bell.ring(QUEUE)
+        self._bell.ring(events_of(job_id))
+        return job
+
+    async def events(
+        self,
+        project_id: str,
+        job_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Order = "desc",
+        type: Literal["message", "metrics"] | None = None,  # noqa: A002 (the column's name)
+    ) -> Page[JobEventRecord]:
+        """List a job's events, newest first.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+        """
+
+        def work(conn: Connection) -> Page[JobEventRecord]:
+            jobs.get(conn, project_id, job_id)
+            return events.page(conn, job_id, after=after, limit=limit, order=order, type=type)
+
+        return await self._database.read(work)
+
+    async def follow(
+        self, project_id: str, job_id: str, after_seq: int = 0
+    ) -> AsyncIterator[JobEventRecord]:
+        """Yield events in order as they are written, until the job has ended.
+
+        Raises:
+            NotFoundError: No such job, or another project's (when iteration starts).
+        """
+
+        def work(conn: Connection) -> tuple[JobStatus, list[JobEventRecord]]:
+            status = jobs.get(conn, project_id, job_id).status
+            return status, events.since(conn, job_id, after_seq)
+
+        with self._bell.listen(events_of(job_id)) as heard:
+            while True:
+                heard.clear()
+                status, fresh = await self._database.read(work)
+                for event in fresh:
+                    yield event
+                    after_seq = event.seq
+                if status in TERMINAL:
+                    return
+                await heard.wait()
+
+    async def checkpoints(
+        self,
+        project_id: str,
+        job_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 10,
+        order: Order = "desc",
+    ) -> Page[CheckpointRecord]:
+        """List a job's checkpoints, newest first.
+
+        Raises:
+            NotFoundError: No such job, or another project's.
+        """
+
+        def work(conn: Connection) -> Page[CheckpointRecord]:
+            jobs.get(conn, project_id, job_id)
+            return checkpoints.page(conn, job_id, after=after, limit=limit, order=order)
+
+        return await self._database.read(work)
+
+    async def _wish(self, project_id: str, job_id: str, wish: Wish) -> JobRecord:
+        job = await self._database.write(lambda conn: self._grant(conn, project_id, job_id, wish))
+        self._bell.ring(wishes_for(job_id))
+        self._bell.ring(events_of(job_id))
+        return job
+
+    def _grant(self, conn: Connection, project_id: str, job_id: str, wish: Wish) -> JobRecord:
+        job = jobs.get(conn, project_id, job_id)
+        _check_wish(job, wish)
+        if job.status == "running":
+            if job.wanted != wish:
+                self._tell(conn, job_id, f"The job will {wish} at its next safe point.")
+            return jobs.want(conn, project_id, job_id, wish)
+        return self._end_waiting(conn, job_id, wish)
+
+    def _end_waiting(self, conn: Connection, job_id: str, wish: Wish) -> JobRecord:
+        now = self._clock.now()
+        if wish == "pause":
+            self._tell(conn, job_id, "The job is paused.")
+            return jobs.move(conn, job_id, to="paused", now=now, wanted="pause")
+        self._tell(conn, job_id, "The job is cancelled.")
+        job = jobs.move(conn, job_id, to="cancelled", now=now, wanted="cancel")
+        self._ended(conn, job)
+        return job
+
+    def _tell(self, conn: Connection, job_id: str, message: str) -> None:
+        events.append(
+            conn,
+            job_id,
+            kind="message",
+            level="info",
+            message=message,
+            data={},
+            now=self._clock.now(),
+        )
+
+
+def _check_room(conn: Connection, project_id: str) -> None:
+    if jobs.count_unfinished(conn, project_id) >= LIMITS.queued_jobs:
+        raise RateLimitedError(
+            f"the project has {LIMITS.queued_jobs} unfinished jobs.",
+            hint="Wait for some to end, or cancel them.",
+        )
+
+
+def _check_wish(job: JobRecord, wish: Wish) -> None:
+    if job.status in TERMINAL:
+        raise ConflictError(f"the job is {job.status} and cannot be changed any more.")
+    if wish == "pause" and (job.status == "paused" or job.wanted == "cancel"):
+        state = "paused already" if job.status == "paused" else "being cancelled"
+        raise ConflictError(f"the job is {state}.")
+    if wish == "pause" and job.status == "validating_files":
+        raise ConflictError("the job is validating_files; it can be paused once it is queued.")

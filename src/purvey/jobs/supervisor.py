@@ -1,0 +1,210 @@
+"""Gives queued jobs to workers, and puts right what dead workers and dead servers left.
+
+One supervisor per database. It owns every run: a job that is `running` in the database and not
+here was left by a server that died, or by a run whose verdict could not be stored; both are
+found by their lease and settled as lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from purvey.contracts.clock import Clock
+from purvey.contracts.ids import new_id
+from purvey.contracts.records import JobRecord
+from purvey.errors import CapacityError, StaleFencingTokenError
+from purvey.jobs import verdict
+from purvey.jobs.bell import QUEUE, Bell, events_of
+from purvey.jobs.endings import Ending, Lost, Stopped
+from purvey.jobs.hooks import JobHooks
+from purvey.jobs.launcher import JobLauncher
+from purvey.jobs.run import Run, RunConfig, RunParts
+from purvey.store import jobs
+from purvey.store.artifacts import Artifacts
+from purvey.store.database import Database
+from purvey.telemetry import metrics
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF_S = 60.0
+
+
+class Supervisor:
+    """Claims, leases, watches and settles jobs.
+
+    Args:
+        database: Where jobs live.
+        artifacts: Where results are published.
+        launcher: Starts workers.
+        hooks: Inputs and effects of jobs.
+        bell: Shared with the service, on the same event loop.
+        clock: Time of leases and events.
+        folder: Below it every job gets a folder of its own.
+        max_running: Jobs at once.
+        backoff_s: Wait before the second attempt; doubled for each further one.
+        config: What every run is held to.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        artifacts: Artifacts,
+        launcher: JobLauncher,
+        hooks: JobHooks,
+        bell: Bell,
+        clock: Clock,
+        folder: Path,
+        max_running: int = 1,
+        backoff_s: float = 1.0,
+        config: RunConfig | None = None,
+    ) -> None:
+        self._parts = RunParts(
+            database=database,
+            artifacts=artifacts,
+            launcher=launcher,
+            hooks=hooks,
+            bell=bell,
+            clock=clock,
+            folder=folder,
+            config=config or RunConfig(),
+        )
+        self._max_running, self._backoff_s = max_running, backoff_s
+        self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
+        self._resting: dict[str, float] = {}  # job id to loop time of its next attempt
+        self._is_draining = False
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        """Jobs that have a worker here."""
+        return len(self._runs)
+
+    async def start(self) -> None:
+        """Recover what a dead server left, then begin to give out jobs.
+
+        Raises:
+            CapacityError: The database refused.
+        """
+        lost = Lost(why="the server stopped while it ran")
+        for job in await self._parts.database.read(jobs.running):
+            await self._recover(job, lost)
+        self._serving = asyncio.create_task(self._serve(), name="supervisor")
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Stop giving out jobs and hand the running ones back: checkpoint, then `queued`.
+
+        A worker that takes longer than `timeout_s` is killed; its job goes on from the
+        checkpoint before. Safe to call twice.
+        """
+        self._is_draining = True
+        self._parts.bell.ring(QUEUE)
+        if self._serving is not None:
+            await self._serving
+        runs = {task: run for run, task in self._runs.values()}
+        if not runs:
+            return
+        for run in runs.values():
+            await run.hand_back()
+        _, late = await asyncio.wait(runs, timeout=timeout_s)
+        for task in late:
+            task.cancel()  # kills its worker
+        await asyncio.gather(*late, return_exceptions=True)
+        for task in late:
+            await self._recover(runs[task].job, Stopped(reason="hand_back"))
+
+    async def _serve(self) -> None:
+        with self._parts.bell.listen(QUEUE) as heard:
+            while not self._is_draining:
+                heard.clear()
+                with _fence("jobs.supervisor"):
+                    await self._sweep()
+                    await self._fill()
+                await self._rest(heard)
+
+    async def _rest(self, heard: asyncio.Event) -> None:
+        """Wait for news, for the next attempt that is due, or for a lease to look at."""
+        now = asyncio.get_running_loop().time()
+        due = min(self._resting.values(), default=now + self._parts.config.lease_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(heard.wait(), max(due - now, 0.01))
+
+    async def _sweep(self) -> None:
+        now = self._parts.clock.now()
+        expired = await self._parts.database.read(lambda conn: jobs.expired(conn, now))
+        for job in expired:
+            if job.id not in self._runs:
+                await self._recover(job, Lost(why="its lease ran out"))
+
+    async def _fill(self) -> None:
+        while len(self._runs) < self._max_running and not self._is_draining:
+            job = await self._parts.database.write(self._claim)
+            if job is None:
+                return
+            logger.info("job.claimed", extra={"job_id": job.id, "attempt": job.attempt})
+            run = Run(job, self._parts)
+            task = asyncio.create_task(self._finish(run), name=f"run-{job.id}")
+            self._runs[job.id] = (run, task)
+
+    def _claim(self, conn: Connection) -> JobRecord | None:
+        return jobs.claim(
+            conn,
+            lease=new_id("lease_"),
+            now=self._parts.clock.now(),
+            lease_s=self._parts.config.lease_s,
+            excluding=[*self._not_due(), *self._runs],
+        )
+
+    def _not_due(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        self._resting = {job_id: due for job_id, due in self._resting.items() if due > now}
+        return list(self._resting)
+
+    async def _finish(self, run: Run) -> None:
+        """Own a run to its end; a verdict that could not be stored is left to the sweep."""
+        try:
+            with _fence("jobs.run", job_id=run.job.id):
+                self._note(run.job, await run.finish())
+        finally:
+            del self._runs[run.job.id]
+            self._parts.bell.ring(QUEUE)
+
+    async def _recover(self, job: JobRecord, ending: Ending) -> None:
+        """Settle a job that no run here owns; nothing happens if somebody settled it before."""
+        with contextlib.suppress(StaleFencingTokenError):
+            decided = await self._parts.database.write(
+                lambda conn: verdict.record(
+                    conn,
+                    job,
+                    ending,
+                    hooks=self._parts.hooks,
+                    max_attempts=self._parts.config.max_attempts,
+                    now=self._parts.clock.now(),
+                )
+            )
+            self._parts.bell.ring(events_of(job.id))
+            self._note(job, decided)
+
+    def _note(self, job: JobRecord, decided: verdict.Verdict | None) -> None:
+        if decided is None:
+            return
+        logger.info("job.left_worker", extra={"job_id": job.id, "status": decided.to})
+        if decided.is_retry:
+            wait_s = min(self._backoff_s * 2 ** (job.attempt - 1), _LONGEST_BACKOFF_S)
+            self._resting[job.id] = asyncio.get_running_loop().time() + wait_s
+
+
+@contextlib.contextmanager
+def _fence(where: str, *, job_id: str | None = None) -> Iterator[None]:
+    """Keep one job's trouble from ending the supervisor; leases bring back what is left."""
+    try:
+        yield
+    except CapacityError as error:
+        logger.warning("supervisor.storage_refused", extra={"job_id": job_id, "code": error.code})
+    except Exception:
+        logger.exception("supervisor.broke", extra={"job_id": job_id})
+        metrics.BROAD_CATCHES.labels(where=where).inc()

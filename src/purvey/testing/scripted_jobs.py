@@ -1,0 +1,180 @@
+"""A job launcher whose workers follow a script: the twin of the one that spawns processes.
+
+It passes the same contract suite. A script is a coroutine that receives the worker's side of
+the conversation and returns an exit status; the scripts below are the usual ones.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from purvey.contracts.data import DATASET_MANIFEST_NAME, Column, DatasetManifest
+from purvey.contracts.jobs import (
+    DatasetBuilt,
+    FromWorker,
+    Heartbeat,
+    JobEvent,
+    JobFailed,
+    JobSpec,
+    JobStopped,
+    ModelTrained,
+    StopReason,
+)
+from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+
+_KILLED = -9
+
+
+class Conversation:
+    """The worker's side: what a script may do."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+        self._said: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        self._asked: asyncio.Queue[StopReason] = asyncio.Queue()
+
+    def say(self, message: FromWorker) -> None:
+        """Send a message to the supervisor."""
+        self._said.put_nowait(message)
+
+    async def stop_asked(self) -> StopReason:
+        """Wait until the supervisor asks the worker to stop."""
+        return await self._asked.get()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file into the output folder."""
+        Path(self.spec.output_dir, name).write_bytes(content)
+
+
+Script = Callable[[Conversation], Awaitable[int]]
+
+
+async def succeed(worker: Conversation) -> int:
+    """Report three steps and deliver a small result of the job's kind."""
+    worker.say(Heartbeat())
+    if worker.spec.kind == "dataset":
+        deliver_dataset(worker)
+        return 0
+    for step in (1, 2, 3):
+        data: dict[str, Any] = {  # JSON values
+            "step": step,
+            "total_steps": 3,
+            "train_loss": 1 / step,
+            "seconds_left": 3 - step,
+        }
+        worker.say(JobEvent(kind="metrics", message=f"Step {step}/3", data=data))
+    deliver_model(worker)
+    return 0
+
+
+async def crash(worker: Conversation) -> int:
+    """Die without a word, as by SIGKILL."""
+    return _KILLED
+
+
+async def hang(worker: Conversation) -> int:
+    """Say nothing and obey nothing until killed."""
+    await asyncio.Event().wait()
+    return 0
+
+
+async def until_stopped(worker: Conversation) -> int:
+    """Run until asked to stop, then obey."""
+    worker.say(JobEvent(message="Waiting."))
+    worker.say(JobStopped(reason=await worker.stop_asked()))
+    return 0
+
+
+def fail(failure: JobFailed) -> Script:
+    """Return a script that ends in the failure."""
+
+    async def script(worker: Conversation) -> int:
+        worker.say(failure)
+        return 0
+
+    return script
+
+
+def deliver_dataset(worker: Conversation) -> None:
+    """Write a dataset folder of one text and one label column, and say so."""
+    manifest = DatasetManifest(
+        columns=(Column(name="text", kind="text"), Column(name="label", kind="label")),
+        labels=("ham", "spam"),
+        rows={"train": 8, "validation": 1, "test": 1},
+        profile={"rows": 10, "duplicates_removed": 0},
+        digest="0" * 64,
+        source_sha256=tuple(file.sha256 for file in worker.spec.files),
+    )
+    rows = [{"text": "hello", "label": "ham"}]
+    worker.write("preview.json", msgspec.json.encode({"train": rows}))
+    worker.write(DATASET_MANIFEST_NAME, msgspec.json.encode(manifest))
+    worker.say(DatasetBuilt(manifest=manifest))
+
+
+def deliver_model(worker: Conversation) -> None:
+    """Write a model folder with a manifest and no weights, and say so."""
+    task = worker.spec.recipe.get("task", "text-generation")
+    manifest = ModelManifest(
+        family="decoder" if task == "text-generation" else "text-ngrams",
+        task=task,
+        labels=() if task == "text-generation" else ("ham", "spam"),
+        report={"accuracy": {"value": 1.0, "low": 0.7, "high": 1.0, "num_rows": 10}},
+    )
+    worker.write(MANIFEST_NAME, msgspec.json.encode(manifest))
+    tokens = 120 if task == "text-generation" else None
+    worker.say(
+        ModelTrained(trained_tokens=tokens, trained_rows=30, compute_s=1.5, report=manifest.report)
+    )
+
+
+class ScriptedJobLauncher:
+    """Launches scripts instead of processes.
+
+    Args:
+        script: What a worker does when no other script waits; `succeed` unless given.
+    """
+
+    def __init__(self, script: Script = succeed) -> None:
+        self.script = script
+        self.launched: list[JobSpec] = []
+        self._next: list[Script] = []
+
+    def then(self, *scripts: Script) -> None:
+        """Have the next workers follow these scripts, one each, in order."""
+        self._next.extend(scripts)
+
+    async def launch(self, spec: JobSpec) -> "ScriptedJobWorker":
+        """Start a script on the spec."""
+        self.launched.append(spec)
+        script = self._next.pop(0) if self._next else self.script
+        return ScriptedJobWorker(Conversation(spec), script)
+
+
+class ScriptedJobWorker:
+    """A script that runs; it can be asked to stop, killed and waited for."""
+
+    def __init__(self, worker: Conversation, script: Script) -> None:
+        self._worker = worker
+        self._running = asyncio.ensure_future(script(worker))
+        self._running.add_done_callback(lambda _: worker._said.put_nowait(None))
+
+    async def messages(self) -> AsyncIterator[FromWorker]:
+        """Yield what the script says until it ends."""
+        while (message := await self._worker._said.get()) is not None:
+            yield message
+
+    async def stop(self, reason: StopReason) -> None:
+        """Let the script know."""
+        self._worker._asked.put_nowait(reason)
+
+    def kill(self) -> None:
+        """Cancel the script."""
+        self._running.cancel()
+
+    async def wait(self) -> int:
+        """Wait for the script's end and return its status."""
+        await asyncio.wait([self._running])
+        return _KILLED if self._running.cancelled() else self._running.result()

@@ -1,0 +1,91 @@
+"""Mode `job`: run one job and say how it ended. The process then exits."""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from purvey.contracts.clock import SystemClock
+from purvey.contracts.jobs import (
+    DatasetBuilt,
+    JobFailed,
+    JobSpec,
+    JobStopped,
+    ModelTrained,
+    ToWorker,
+)
+from purvey.errors import CapacityError, InsufficientStorageError, InternalError, PurveyError
+from purvey.ipc.link import Link
+from purvey.worker.job_link import JobInterrupted, JobLink
+
+logger = logging.getLogger(__name__)
+
+Runner = Callable[[JobSpec, JobLink], DatasetBuilt | ModelTrained]
+
+
+def run(link: Link[ToWorker]) -> int:
+    """Receive a spec, run it, send the last word.
+
+    Returns:
+        The exit status: 0 however the job ended, 2 when no spec came.
+    """
+    spec = link.receive()
+    if not isinstance(spec, JobSpec):
+        return 2
+    job = JobLink(link)
+    job.attend(spec.heartbeat_interval_s)
+    job.close(last_word(spec, job, runner=runner_of))
+    return 0
+
+
+def last_word(
+    spec: JobSpec, job: JobLink, *, runner: Callable[[JobSpec], Runner]
+) -> DatasetBuilt | ModelTrained | JobStopped | JobFailed:
+    """Run the job and turn whatever happens into one message.
+
+    Args:
+        spec: The job.
+        job: Its supervisor.
+        runner: Finds what runs a job of that kind; imports the data plane.
+    """
+    clock = SystemClock()
+    began = clock.monotonic()
+    try:
+        return runner(spec)(spec, job)
+    except JobInterrupted as interrupted:
+        return JobStopped(reason=interrupted.reason, compute_s=clock.monotonic() - began)
+    except Exception as error:  # noqa: BLE001 (the edge of the process: nothing may be lost)
+        failure = failure_of(error)
+        if failure.code == InternalError.code:
+            logger.exception("job.broke", extra={"job_id": spec.job_id})
+        return failure
+
+
+def failure_of(error: Exception) -> JobFailed:
+    """Say what the owner may know: our own errors in full, of others only their class."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = InsufficientStorageError("the disk is full.")
+    if isinstance(error, PurveyError):
+        return JobFailed(
+            code=error.code,
+            message=error.text,
+            param=error.param,
+            is_transient=isinstance(error, CapacityError),
+        )
+    message = f"the run raised {type(error).__name__}; the server's log has the details."
+    return JobFailed(code=InternalError.code, message=message)
+
+
+def runner_of(spec: JobSpec) -> Runner:
+    """Import what runs jobs of this kind, and nothing else."""
+    match spec.kind:
+        case "training":
+            from purvey.worker import train
+
+            return train.run
+        case "dataset":
+            from purvey.worker import dataset
+
+            return dataset.run
+        case _ as never:
+            assert_never(never)

@@ -1,0 +1,93 @@
+"""A runner's view of its supervisor: report, save, and learn that it should stop."""
+
+import threading
+from typing import Any, Literal
+
+from purvey.contracts.jobs import (
+    CheckpointSaved,
+    DatasetBuilt,
+    Heartbeat,
+    JobEvent,
+    JobFailed,
+    JobStopped,
+    ModelTrained,
+    StopJob,
+    StopReason,
+    ToWorker,
+)
+from purvey.ipc.link import Link
+
+_RANK: dict[StopReason, int] = {"hand_back": 0, "pause": 1, "cancel": 2}
+
+
+class JobInterrupted(Exception):  # noqa: N818 (obeying is no error)
+    """Raised by a runner once it has obeyed `stop_requested`.
+
+    For `pause` and `hand_back` it has written a checkpoint and reported it before.
+    """
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class JobLink:
+    """What a runner may say and see. Every method may be called from any thread.
+
+    Args:
+        link: The link to the supervisor; the spec has been read from it.
+    """
+
+    def __init__(self, link: Link[ToWorker]) -> None:
+        self._link = link
+        self._stop: StopReason | None = None
+        self._is_over = threading.Event()
+
+    @property
+    def stop_requested(self) -> StopReason | None:
+        """Why the runner should stop, or None. Poll it at every step."""
+        return self._stop
+
+    def event(
+        self,
+        message: str,
+        *,
+        level: Literal["info", "warn", "error"] = "info",
+        **data: Any,  # JSON values
+    ) -> None:
+        """Tell the owner one line, with no content of training rows in it."""
+        self._link.send(JobEvent(level=level, message=message, data=data))
+
+    def metrics(self, message: str, data: dict[str, Any]) -> None:
+        """Report numbers, under the names that `contracts.jobs.JobEvent` lists."""
+        self._link.send(JobEvent(kind="metrics", message=message, data=data))
+
+    def checkpoint(self, saved: CheckpointSaved) -> None:
+        """Report a checkpoint that is complete on disk."""
+        self._link.send(saved)
+
+    def attend(self, heartbeat_interval_s: float) -> None:
+        """Start the threads that send heartbeats and hear requests to stop."""
+        for target, arguments in ((self._beat, (heartbeat_interval_s,)), (self._hear, ())):
+            threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    def close(self, last: DatasetBuilt | ModelTrained | JobStopped | JobFailed) -> None:
+        """Stop the heartbeat and say the last word."""
+        self._is_over.set()
+        self._link.send(last)
+
+    def _beat(self, interval_s: float) -> None:
+        while True:
+            self._link.send(Heartbeat())
+            if self._is_over.wait(interval_s):
+                return
+
+    def _hear(self) -> None:
+        while (message := self._link.receive()) is not None:
+            if isinstance(message, StopJob):
+                self._ask(message.reason)
+        self._ask("cancel")  # nobody is left to work for
+
+    def _ask(self, reason: StopReason) -> None:
+        if self._stop is None or _RANK[reason] > _RANK[self._stop]:
+            self._stop = reason
