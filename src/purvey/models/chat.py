@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidCheckpointError, InvalidValueError
-from purvey.models.json_file import read_optional_object
+from purvey.models.folder.json_file import read_optional_object
 from purvey.models.tokenizer import Tokenizer
 
 TEMPLATE_NAME = "chat_template.jinja"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from purvey.errors import InvalidCheckpointError, InvalidValueError
-from purvey.models.config_fields import Fields
+from purvey.models.folder.config_fields import Fields
 
 DecoderFamily = Literal["llama", "qwen2"]
 _ARCHITECTURES: dict[DecoderFamily, str] = {

@@ -27,7 +27,7 @@ class Decoder(nn.Module):
         config: Its shape.
     """
 
-    rope_frequencies_F: Tensor
+    rope_frequencies_F: Tensor  # noqa: N815 (tensors carry their axes)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
         positions_T = torch.arange(length, device=tokens_BL.device).repeat(num_sequences)
         attend = DenseAttention(num_sequences=num_sequences)
         x_TD = self.hidden(tokens_BL.reshape(-1), positions_T, attend)
-        return self.logits(x_TD).unflatten(0, (num_sequences, length))
+        return self.logits(x_TD).reshape(num_sequences, length, -1)
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attention) -> Tensor:
         """Return the normalised final states `x_TD` of packed tokens.
@@ -100,8 +100,8 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
         """Return the stream after this layer."""
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_T1H, sin_T1H, attend)
-        x_TD = x_TD + self.mlp(self.post_attention_layernorm(x_TD))
-        return x_TD
+        added_TD: Tensor = self.mlp(self.post_attention_layernorm(x_TD))
+        return x_TD + added_TD
 
 
 class SelfAttention(nn.Module):
@@ -119,9 +119,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
         """Return what attention adds to the stream."""
-        q_TNH = self.q_proj(x_TD).unflatten(-1, (-1, self._head_size))
-        k_TKH = self.k_proj(x_TD).unflatten(-1, (-1, self._head_size))
-        v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self._head_size))
+        heads = (x_TD.shape[0], -1, self._head_size)
+        q_TNH = self.q_proj(x_TD).view(heads)
+        k_TKH = self.k_proj(x_TD).view(heads)
+        v_TKH = self.v_proj(x_TD).view(heads)
         q_TNH = rotate(q_TNH, cos_T1H, sin_T1H)
         k_TKH = rotate(k_TKH, cos_T1H, sin_T1H)
         out_TNH = attend(self._layer, q_TNH, k_TKH, v_TKH)

@@ -7,8 +7,8 @@ from purvey.contracts.model import ModelManifest
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.decoder import Decoder
-from purvey.models.json_file import write_object
-from purvey.models.manifest import HUGGING_FACE, read_manifest, write_manifest
+from purvey.models.folder.json_file import write_object
+from purvey.models.folder.manifest import HUGGING_FACE, read_manifest, write_manifest
 from purvey.models.tokenizer import Tokenizer
 from purvey.models.weights import load_folder, save_folder
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from purvey.contracts.model import ModelSource
+from purvey.models.folder.manifest import read_manifest
 from purvey.models.language import LanguageModel, load_language_model
-from purvey.models.manifest import read_manifest
 
 
 def open_model(source: ModelSource, *, module_roots: Sequence[str] = ()) -> LanguageModel:

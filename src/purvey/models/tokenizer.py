@@ -15,10 +15,10 @@ from typing import Any
 import tokenizers
 
 from purvey.errors import InvalidCheckpointError
-from purvey.models.json_file import read_object, read_optional_object, write_object
-from purvey.models.tokenizer_bytes import TokenBytes, token_bytes_of
-from purvey.models.tokenizer_parts import leading_space, parse, read_special_tokens, without_prefix
-from purvey.models.tokenizer_training import BEGIN_END, train_byte_level
+from purvey.models.bpe.parts import leading_space, parse, read_special_tokens, without_prefix
+from purvey.models.bpe.spelling import TokenBytes, token_bytes_of
+from purvey.models.bpe.training import BEGIN_END, train_byte_level
+from purvey.models.folder.json_file import read_object, read_optional_object, write_object
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
@@ -91,10 +91,11 @@ class Tokenizer:
         )
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": special_tokens[0],
+            "eos_token": special_tokens[0],
             "add_bos_token": False,
+            "clean_up_tokenization_spaces": False,
         }
-        config |= {"clean_up_tokenization_spaces": False}
-        config |= {"bos_token": special_tokens[0], "eos_token": special_tokens[0]}
         eos_ids = tuple(dict.fromkeys((0, len(special_tokens) - 1)))
         return cls(definition, config, eos_ids=eos_ids)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from purvey.errors import InvalidCheckpointError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
-from purvey.models.json_file import read_object, write_object
-from purvey.models.safetensors_file import read_header, read_tensors, write_tensors
+from purvey.models.folder.json_file import read_object, write_object
+from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

@@ -34,4 +34,4 @@ class DenseAttention:
         return out_BNLH.transpose(1, 2).reshape(q_TNH.shape)
 
     def _unpack(self, x_TNH: Tensor) -> Tensor:
-        return x_TNH.unflatten(0, (self._num_sequences, -1)).transpose(1, 2)
+        return x_TNH.reshape(self._num_sequences, -1, *x_TNH.shape[1:]).transpose(1, 2)

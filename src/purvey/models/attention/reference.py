@@ -39,7 +39,7 @@ def paged_attention(
     """
     assert q_TNH.shape[0] == sum(lengths), "packed queries and lengths disagree"
     outputs = []
-    parts = q_TNH.split(lengths)
+    parts = torch.split(q_TNH, lengths)
     for q_QNH, table, start in zip(parts, tables, starts, strict=True):
         num_visible = start + q_QNH.shape[0]
         k_CKH = k_PBKH[table].flatten(0, 1)[:num_visible]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import tokenizers
 
 from purvey.errors import InvalidCheckpointError
-from purvey.models.tokenizer_parts import parts
+from purvey.models.bpe.parts import parts
 
 Kind = Literal["byte_level", "byte_fallback"]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")

@@ -55,11 +55,7 @@ class Fields:
     def count(self, name: str, *, default: int | None = None) -> int:
         """Return a whole number from 1 to 2^24."""
         value = self._given(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not 1 <= value <= _LARGEST_COUNT
-        ):
+        if type(value) is not int or not 1 <= value <= _LARGEST_COUNT:
             raise self.refusal(name, f"must be a whole number from 1 to {_LARGEST_COUNT}")
         return value
 

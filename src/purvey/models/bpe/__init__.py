@@ -1,0 +1,1 @@
+"""What lies inside a `tokenizer.json`: its parts, the bytes of its tokens, its training."""

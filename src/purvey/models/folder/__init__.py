@@ -1,0 +1,1 @@
+"""Files of a model folder: JSON, safetensors and the manifest, read with suspicion."""
