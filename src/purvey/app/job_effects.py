@@ -6,14 +6,14 @@ inside the transaction that moves the job.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Connection
 
 from purvey.contracts.clock import Clock
 from purvey.contracts.data import DatasetManifest
-from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, ModelTrained
+from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, JobStatus, ModelTrained
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.contracts.records import DatasetRecord, JobRecord, UsageRecord
 from purvey.errors import ConflictError, InternalError, NotFoundError
@@ -22,6 +22,9 @@ from purvey.registry.models import ModelRegistry
 from purvey.store import datasets, files, ledger, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.blobs import Blobs
+
+UsageStatus = Literal["ok", "error", "cancelled"]
+_LEDGER_STATUS: dict[JobStatus, UsageStatus] = {"succeeded": "ok", "cancelled": "cancelled"}
 
 
 class JobEffects:
@@ -148,7 +151,7 @@ class JobEffects:
             key_id=job.key_id,
             kind=job.kind,
             model=job.fine_tuned_model or job.base_model or "",
-            status={"succeeded": "ok", "cancelled": "cancelled"}.get(job.status, "error"),
+            status=_LEDGER_STATUS.get(job.status, "error"),
             input_tokens=result.get("trained_tokens") or 0,
             rows=result.get("trained_rows") or sum(result.get("rows", {}).values()),
             compute_s=job.compute_s,

@@ -116,7 +116,13 @@ class ModelRegistry:
         return record
 
     async def source(self, record: ModelRecord) -> ModelSource:
-        """Return where a process finds the model, its base included."""
+        """Return where a process finds the model, its base included, having verified its bytes.
+
+        Raises:
+            IntegrityError: A stored file is not what was written, or the base is gone.
+        """
+        if record.artifact is not None:
+            await asyncio.to_thread(self._artifacts.verify, record.artifact)
         return await self._database.read(lambda conn: self.source_in(conn, record))
 
     def source_in(self, conn: Connection, record: ModelRecord) -> ModelSource:
