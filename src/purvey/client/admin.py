@@ -1,0 +1,84 @@
+"""Models, keys, usage and the state of the server."""
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+from purvey.client.paging import items
+from purvey.client.transport import Json, Transport
+from purvey.client.values import Key, Model, Page, ServerState, UsageTotal
+
+
+class Models:
+    """Registered models."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> Iterator[Model]:
+        """Yield every model."""
+        return items(self._transport, "/v1/models", Page[Model])
+
+    def get(self, name: str) -> Model:
+        """Return a model."""
+        return self._transport.get(f"/v1/models/{quote(name, safe='')}", Model)
+
+    def register(self, name: str, folder: str) -> Model:
+        """Register a folder that lies under one of the server's model roots (administrator)."""
+        return self._transport.post("/v1/models", Model, body={"id": name, "source": folder})
+
+    def delete(self, name: str) -> None:
+        """Delete a model."""
+        self._transport.delete(f"/v1/models/{quote(name, safe='')}")
+
+
+class Keys:
+    """API keys (administrator)."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self, name: str, *, scopes: Sequence[str] | None = None, project: str | None = None
+    ) -> Key:
+        """Create a key; its secret is in `key`, this once."""
+        body: Json = {"name": name}
+        if scopes:
+            body["scopes"] = list(scopes)
+        if project is not None:
+            body["project"] = project
+        return self._transport.post("/v1/keys", Key, body=body)
+
+    def list(self) -> Iterator[Key]:
+        """Yield every key, without secrets."""
+        return items(self._transport, "/v1/keys", Page[Key])
+
+    def revoke(self, key_id: str) -> None:
+        """Revoke a key at once."""
+        self._transport.delete(f"/v1/keys/{quote(key_id, safe='')}")
+
+
+class Server:
+    """The server itself."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def usage(
+        self, *, by: str = "model", since: float | None = None, until: float | None = None
+    ) -> list[UsageTotal]:
+        """Return what was used, by model, kind or day."""
+        query = {"by": by, "since": since, "until": until}
+        return self._transport.get("/v1/usage", Page[UsageTotal], query=query).data
+
+    def state(self) -> ServerState:
+        """Return version, loaded models and running jobs."""
+        return self._transport.get("/v1/server", ServerState)
+
+    def is_ready(self) -> bool:
+        """Tell whether the server takes new work.
+
+        Raises:
+            CapacityError: No server answers, or it drains.
+        """
+        self._transport.fetch("/readyz")
+        return True

@@ -1,0 +1,184 @@
+"""HTTP to one server: JSON in and out, errors rebuilt, creating calls safe to repeat."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
+
+import httpx2
+import msgspec
+
+from purvey.errors import (
+    CapacityError,
+    DeadlineExceededError,
+    InternalError,
+    PurveyError,
+    from_code,
+)
+
+V = TypeVar("V")
+Json = dict[str, Any]  # JSON values
+Query = Mapping[str, str | int | float | bool | None]
+DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
+CONNECT_TIMEOUT_S = 5.0
+DONE = "[DONE]"
+
+
+class Transport:
+    """One connection pool to one server.
+
+    Args:
+        base_url: Address with or without the trailing `/v1`.
+        api_key: Sent as a bearer token; None sends none.
+        timeout_s: Longest silence of the server while it answers.
+        http: Carrier of the requests, for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        http: httpx2.BaseTransport | None = None,
+    ) -> None:
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self.address = base_url.rstrip("/").removesuffix("/v1")
+        self._client = httpx2.Client(
+            base_url=self.address,
+            headers=headers,
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            transport=http,
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def get(self, path: str, shape: type[V], *, query: Query | None = None) -> V:
+        """Fetch an object."""
+        return self._answer(self._request("GET", path, query=query), shape)
+
+    def post(self, path: str, shape: type[V], *, body: Json | None = None) -> V:
+        """Create something or act on it, under a fresh idempotency key."""
+        return self._answer(self._request("POST", path, body=body or {}), shape)
+
+    def delete(self, path: str) -> None:
+        """Delete an object."""
+        self._request("DELETE", path)
+
+    def fetch(self, path: str) -> bytes:
+        """Fetch raw content."""
+        return self._request("GET", path).content
+
+    def upload(
+        self, path: str, shape: type[V], *, fields: Json, name: str, content: IO[bytes]
+    ) -> V:
+        """Send a file as a multipart form.
+
+        Args:
+            path: Where to.
+            shape: Type of the answer.
+            fields: The other fields of the form.
+            name: File name.
+            content: An open binary file.
+        """
+        with self._named_failures():
+            response = self._client.post(
+                path, data=fields, files={"file": (name, content)}, headers=_idempotency()
+            )
+        return self._answer(self._checked(response), shape)
+
+    def stream(
+        self, method: str, path: str, *, body: Json | None = None, query: Query | None = None
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield name and JSON data of each server-sent event until the server ends the stream.
+
+        Raises:
+            PurveyError: The server refused, or sent an error event.
+        """
+        with (
+            self._named_failures(),
+            self._client.stream(
+                method, path, json=body, params=_present(query), headers=_idempotency()
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise error_of(response)
+            for event in httpx2.EventSource(response):
+                if event.data == DONE:
+                    return
+                data = json.loads(event.data) if event.data else None
+                if isinstance(data, dict) and isinstance(data.get("error"), dict):
+                    raise error_from_body(data["error"])
+                yield event.event, data
+
+    def _request(
+        self, method: str, path: str, *, query: Query | None = None, body: Json | None = None
+    ) -> httpx2.Response:
+        headers = _idempotency() if method == "POST" else {}
+        with self._named_failures():
+            response = self._client.request(
+                method, path, params=_present(query), json=body, headers=headers
+            )
+        return self._checked(response)
+
+    def _checked(self, response: httpx2.Response) -> httpx2.Response:
+        if response.is_error:
+            raise error_of(response)
+        return response
+
+    def _answer(self, response: httpx2.Response, shape: type[V]) -> V:
+        try:
+            return msgspec.json.decode(response.content, type=shape)
+        except msgspec.MsgspecError as error:
+            raise InternalError(
+                f"the server's answer is not what this client knows: {error}.",
+                hint="Are server and client of the same version?",
+            ) from error
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Turn failures of the network into errors that say what to do."""
+        try:
+            yield
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise CapacityError(
+                f"no server answers at {self.address!r}.",
+                hint="Start one with `purvey serve`, or set PURVEY_BASE_URL.",
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise DeadlineExceededError(f"the server at {self.address!r} fell silent.") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise CapacityError(
+                f"the connection to {self.address!r} failed: {type(error).__name__}."
+            ) from error
+
+
+def error_of(response: httpx2.Response) -> PurveyError:
+    """Rebuild the error that a response carries; one that is not ours becomes internal."""
+    try:
+        body = response.json()["error"]
+        return error_from_body(body)
+    except (ValueError, KeyError, TypeError):
+        return InternalError(
+            f"the server answered {response.status_code} without an error body.",
+            hint="Is PURVEY_BASE_URL the address of a Purvey server?",
+        )
+
+
+def error_from_body(body: Mapping[str, Any]) -> PurveyError:
+    """Rebuild an error from the API's error object, whose message already holds the hint."""
+    error = from_code(str(body["code"]), str(body["message"]), param=body.get("param"))
+    error.hint = ""
+    return error
+
+
+def _present(query: Query | None) -> dict[str, str | int | float | bool]:
+    return {name: value for name, value in (query or {}).items() if value is not None}
+
+
+def _idempotency() -> dict[str, str]:
+    return {"idempotency-key": secrets.token_hex(16)}

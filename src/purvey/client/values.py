@@ -1,0 +1,194 @@
+"""Answers of the native resources as values. Fields a newer server adds are ignored."""
+
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from purvey.contracts.explain import ExplanationCost, ExplanationTarget, Faithfulness, Unit
+from purvey.contracts.jobs import JobStatus
+
+T = TypeVar("T")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every answer."""
+
+
+class Page(Answer, Generic[T], frozen=True, kw_only=True):
+    """One page of a listing."""
+
+    data: list[T]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class File(Answer, frozen=True, kw_only=True):
+    """An uploaded file."""
+
+    id: str
+    filename: str
+    bytes: int
+    purpose: str
+    created_at: int | float
+
+
+class Column(Answer, frozen=True, kw_only=True):
+    """One column of a dataset."""
+
+    name: str
+    kind: str
+
+
+class Dataset(Answer, frozen=True, kw_only=True):
+    """A dataset version; columns, splits and profile are there once `status` is `ready`."""
+
+    id: str
+    name: str
+    status: Literal["processing", "ready", "failed"]
+    created_at: float
+    file_ids: list[str] = []
+    config: dict[str, Any] = {}  # JSON values
+    columns: list[Column] = []
+    labels: list[str] = []
+    splits: dict[str, int] = {}
+    profile: dict[str, Any] = {}  # JSON values
+    digest: str | None = None
+    job_id: str | None = None
+    error: dict[str, Any] | None = None  # code, message, param
+
+
+class Job(Answer, frozen=True, kw_only=True):
+    """A run: a training job, or a fine-tuning job in OpenAI's shape."""
+
+    id: str
+    object: str
+    status: JobStatus
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    model: str | None = None
+    fine_tuned_model: str | None = None
+    base_model: str | None = None
+    dataset: str | None = None
+    recipe: dict[str, Any] | None = None  # the resolved recipe
+    recipe_digest: str | None = None
+    report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
+    error: dict[str, Any] | None = None  # code, message, param
+    metadata: dict[str, str] | None = None
+    compute_s: float = 0.0
+    attempt: int = 0
+
+    @property
+    def trained_model(self) -> str | None:
+        """Name of the model it made, once it has succeeded."""
+        if self.object == "fine_tuning.job":
+            return self.fine_tuned_model
+        return self.model if self.status == "succeeded" else None
+
+
+class Event(Answer, frozen=True, kw_only=True):
+    """Something a job told."""
+
+    id: str
+    created_at: float
+    level: str
+    message: str
+    type: str = "message"
+    data: dict[str, Any] | None = None  # JSON values
+
+
+class LabelProbability(Answer, frozen=True, kw_only=True):
+    """A label with its probability."""
+
+    label: str
+    probability: float
+
+
+class Classified(Answer, frozen=True, kw_only=True):
+    """The classes of one input, the most probable first."""
+
+    label: str
+    probabilities: list[LabelProbability]
+    calibrated: bool = False
+    explanation: dict[str, Any] | None = None  # an explanation object
+
+
+class Classification(Answer, frozen=True, kw_only=True):
+    """The classes of all inputs of one request."""
+
+    model: str
+    results: list[Classified]
+    usage: dict[str, Any] = {}  # JSON values
+
+
+class Explanation(Answer, frozen=True, kw_only=True):
+    """An attribution with its faithfulness; result fields come with `status` `completed`."""
+
+    id: str
+    status: Literal["in_progress", "completed", "failed"]
+    created: float
+    model: str
+    model_revision: str | None = None
+    precision: str | None = None
+    task: str | None = None
+    method: str | None = None
+    evidence: str | None = None
+    target: ExplanationTarget | None = None
+    units: list[Unit] = []
+    faithfulness: Faithfulness | None = None
+    cost: ExplanationCost | None = None
+    warnings: list[str] = []
+    artifacts: dict[str, str] | None = None
+    usage: dict[str, Any] | None = None  # JSON values
+    error: dict[str, Any] | None = None  # code, message, param
+
+
+class Model(Answer, frozen=True, kw_only=True):
+    """A registered model."""
+
+    id: str
+    created: float
+    owned_by: str = ""
+    task: str | None = None
+    family: str | None = None
+    labels: list[str] = []
+    base_model: str | None = None
+    job_id: str | None = None
+    digest: str | None = None
+    report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
+    lineage: dict[str, Any] | None = None  # JSON values
+
+
+class Key(Answer, frozen=True, kw_only=True):
+    """An API key; `key`, the secret, is there once: in the answer that creates it."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: float
+    hint: str = ""
+    project_id: str | None = None
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+    key: str | None = None
+
+
+class UsageTotal(Answer, frozen=True, kw_only=True):
+    """What one model, kind or day took."""
+
+    group: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+    rows: int = 0
+    compute_s: float = 0.0
+
+
+class ServerState(Answer, frozen=True, kw_only=True):
+    """What a server says of itself."""
+
+    version: str
+    models_loaded: list[str] = []
+    jobs_running: int = 0
+    uptime_s: float = 0.0
