@@ -1,0 +1,112 @@
+"""Recipe defaults by task, merged under what the user wrote and before validation.
+
+A default is written once, here, and resolved into the stored recipe; so a run never depends
+on a default that changed later.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from purvey.contracts.model import Task
+
+Values = dict[str, Any]  # JSON values of a recipe, as `parse_recipe` takes them
+
+_TEXT_CLASSIFIER: Values = {
+    "model": {"architecture": "text-ngrams"},
+    "optimizer": {"name": "adamw", "learning_rate": 5e-3},
+    "train": {"epochs": 10, "batch_size": 32, "early_stopping": {"patience": 3}},
+}
+_IMAGE_CLASSIFIER: Values = {
+    "init": {"scheme": "kaiming_normal"},
+    "optimizer": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9, "weight_decay": 5e-4},
+    "train": {"epochs": 30, "batch_size": 32, "early_stopping": {"patience": 8}},
+}
+_MIXED_CLASSIFIER: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 2e-3},
+    "train": {"epochs": 20, "batch_size": 32, "early_stopping": {"patience": 5}},
+}
+_NEW_LANGUAGE_MODEL: Values = {
+    "model": {"architecture": "decoder"},
+    "optimizer": {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1},
+    "train": {"epochs": 3, "batch_size": 8, "sequence_tokens": 256, "evals_per_epoch": 2},
+}
+_LORA: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.99]},
+    "train": {"method": "lora", "epochs": 3, "batch_size": 8, "sequence_tokens": 1_024},
+}
+_FULL: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 3e-4, "betas": [0.9, 0.99]},
+    "train": {"method": "full", "epochs": 3, "batch_size": 8, "sequence_tokens": 1_024},
+}
+
+
+def recipe_defaults(
+    task: Task, *, has_base: bool, method: Literal["full", "lora"] = "lora"
+) -> Values:
+    """Return the defaults for a task, as a fresh copy.
+
+    Args:
+        task: What is trained.
+        has_base: Whether the recipe names `model.base`; then there is no architecture.
+        method: How a language model's base is tuned; ignored elsewhere.
+    """
+    match task:
+        case "text-generation" if has_base:
+            chosen = _LORA if method == "lora" else _FULL
+        case "text-generation":
+            chosen = _NEW_LANGUAGE_MODEL
+        case "text-classification":
+            chosen = _TEXT_CLASSIFIER
+        case "image-classification":
+            chosen = _IMAGE_CLASSIFIER
+        case "classification":
+            chosen = _MIXED_CLASSIFIER
+    defaults = copy.deepcopy(chosen)
+    if has_base:
+        defaults.pop("model", None)
+    return defaults
+
+
+def with_recipe_defaults(values: Mapping[str, Any]) -> Values:
+    """Return a recipe's values over the defaults of its task.
+
+    Sections merge key by key; a value the user wrote always wins, null included. A recipe
+    whose task is missing or unknown comes back as it is, for validation to refuse.
+    """
+    model, train = _section(values, "model"), _section(values, "train")
+    has_base = model.get("base") is not None
+    method: Literal["full", "lora"] = "full" if train.get("method") == "full" else "lora"
+    match values.get("task"):
+        case (
+            "text-generation" | "text-classification" | "image-classification" | "classification"
+        ) as task:
+            defaults = recipe_defaults(task, has_base=has_base, method=method)
+        case _:
+            return dict(values)
+    optimizer = _section(values, "optimizer").get("name", "")
+    if optimizer and optimizer != defaults["optimizer"]["name"]:
+        defaults["optimizer"] = {"learning_rate": 1e-3 if optimizer == "adamw" else 0.02}
+    return merged(defaults, values)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
+    """Merge two trees of sections; where both have a value, the one of `over` counts.
+
+    `hyperparameters` belong to an architecture and are taken whole.
+    """
+    result: Values = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        is_section = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = (
+            merged(below, value)
+            if is_section and isinstance(below, Mapping) and key != "hyperparameters"
+            else value
+        )
+    return result
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
