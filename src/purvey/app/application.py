@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from purvey.access.keys import KeyRing
-from purvey.access.pepper import load_pepper
+from purvey.access.pepper import read_or_create
 from purvey.app.data_folder import DataFolder
 from purvey.app.gauges import show_engines
 from purvey.app.http_server import HttpServer, bind
@@ -100,7 +100,7 @@ def build(
         blobs=stores.blobs,
         artifacts=stores.artifacts,
         keys=KeyRing(stores.database, pepper=stores.pepper, clock=clock),
-        meter=Meter(stores.database),
+        meter=Meter(stores.database, clock),
         jobs=JobService(stores.database, clock=clock, bell=bell, ended=hooks.ended),
         models=models,
         engines=engines,
@@ -277,7 +277,7 @@ def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
             database=Database.open(settings.database_url, clock=clock),
             blobs=Blobs(folder.blobs),
             artifacts=Artifacts(folder.artifacts),
-            pepper=load_pepper(folder.root),
+            pepper=read_or_create(folder.root),
         )
     except BaseException:
         folder.close()
