@@ -141,7 +141,7 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
     data: dict[str, Any] = {}  # JSON values
 
 
-CHECKPOINT_MANIFEST_NAME = "checkpoint.json"
+CHECKPOINT_MANIFEST_NAME = "manifest.json"
 """Written last into a checkpoint folder. Its `files` is a JSON object that maps the name of
 every other file of the folder to the hex SHA-256 of its bytes; further keys are the trainer's."""
 

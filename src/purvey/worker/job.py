@@ -54,7 +54,7 @@ def last_word(
         return runner(spec)(spec, job)
     except JobInterrupted as interrupted:
         return JobStopped(reason=interrupted.reason, compute_s=clock.monotonic() - began)
-    except Exception as error:  # noqa: BLE001 (the edge of the process: nothing may be lost)
+    except Exception as error:  # the edge of the process: nothing may be lost
         failure = failure_of(error)
         if failure.code == InternalError.code:
             logger.exception("job.broke", extra={"job_id": spec.job_id})

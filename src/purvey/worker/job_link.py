@@ -53,7 +53,7 @@ class JobLink:
         message: str,
         *,
         level: Literal["info", "warn", "error"] = "info",
-        **data: Any,  # JSON values
+        **data: object,
     ) -> None:
         """Tell the owner one line, with no content of training rows in it."""
         self._link.send(JobEvent(level=level, message=message, data=data))
