@@ -1,0 +1,138 @@
+"""Fixtures that several folders of tests share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from purvey.settings import Settings
+from purvey.testing.clock import FakeClock
+from purvey.testing.scripted_engine import ScriptedLauncher
+from purvey.testing.scripted_jobs import ScriptedJobLauncher
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from purvey.app.application import Application
+
+FIRST_KEY = "sk-test-administrator-0123456789abcdef0123456789"
+
+
+@dataclass(kw_only=True)
+class RunningServer:
+    """A real server on a free port of this machine, in a thread.
+
+    Attributes:
+        engines: The scripted launcher; None where engines are real.
+        jobs: The scripted launcher; None where workers are real.
+    """
+
+    application: "Application"
+    base_url: str
+    admin_key: str
+    data_dir: Path
+    engines: ScriptedLauncher | None = None
+    jobs: ScriptedJobLauncher | None = None
+
+    def openai(self, api_key: str | None = None) -> "OpenAI":
+        """Return the official client, pointed here; it does not retry."""
+        from openai import OpenAI
+
+        return OpenAI(
+            base_url=f"{self.base_url}/v1", api_key=api_key or self.admin_key, max_retries=0
+        )
+
+
+def make_settings(data_dir: Path, **changes: object) -> Settings:
+    """Return settings of a server for a test: free port, small, quick to drain."""
+    values: dict[str, object] = {
+        "data_dir": data_dir,
+        "port": 0,
+        "bootstrap_key": FIRST_KEY,
+        "engine_threads": 1,
+        "job_threads": 1,
+        "drain_timeout_s": 5.0,
+        "job_heartbeat_s": 0.5,
+    }
+    return Settings.model_validate(values | changes)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def model_root(tmp_path: Path) -> Path:
+    """An operator's folder of models, known to `server`."""
+    root = tmp_path / "models"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def server(tmp_path: Path, model_root: Path) -> Iterator[RunningServer]:
+    """A server whose engines and workers are scripted; new for each test."""
+    from purvey.app.application import build
+
+    engines, jobs = ScriptedLauncher(), ScriptedJobLauncher()
+    settings = make_settings(tmp_path / "data", model_roots=(model_root,))
+    application = build(settings, engine_launcher=engines, job_launcher=jobs)
+    application.start()
+    try:
+        yield RunningServer(
+            application=application,
+            base_url=application.base_url,
+            admin_key=FIRST_KEY,
+            data_dir=settings.data_dir,
+            engines=engines,
+            jobs=jobs,
+        )
+    finally:
+        application.stop()
+
+
+@pytest.fixture
+def client(server: RunningServer) -> "Iterator[OpenAI]":
+    """The official client with the administrator's key."""
+    with server.openai() as official:
+        yield official
+
+
+@pytest.fixture(scope="session")
+def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server for the whole run whose engines and workers are processes.
+
+    Folders of models go under `data_dir.parent / "models"`, users' modules under
+    `data_dir.parent / "modules"`.
+    """
+    from purvey.app.application import build
+
+    root = tmp_path_factory.mktemp("live")
+    for part in ("models", "modules"):
+        (root / part).mkdir()
+    settings = make_settings(
+        root / "data", model_roots=(root / "models",), module_roots=(root / "modules",)
+    )
+    application = build(settings)
+    application.start()
+    try:
+        yield RunningServer(
+            application=application,
+            base_url=application.base_url,
+            admin_key=FIRST_KEY,
+            data_dir=settings.data_dir,
+        )
+    finally:
+        application.stop()
+
+
+@pytest.fixture
+def write_model_folder() -> Callable[[Path], Path]:
+    """A function that writes a folder which passes registration: tiny, of no use to a loader."""
+    from purvey.testing.model_folder import write_plausible_folder
+
+    return write_plausible_folder

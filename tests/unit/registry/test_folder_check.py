@@ -1,0 +1,170 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from purvey.contracts.model import MANIFEST_NAME
+from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.registry.folder_check import check_folder
+from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
+
+Damage = Callable[[Path], None]
+
+
+def _edit(name: str, **changes: object) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        values = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(values | changes))
+
+    return damage
+
+
+def _write(name: str, content: bytes = b"x") -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+def _remove(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def _shards(weight_map: dict[str, str]) -> Damage:
+    return _edit("model.safetensors.index.json", weight_map=weight_map)
+
+
+def _manifest(**fields: object) -> Damage:
+    whole = {"family": "decoder", "task": "text-generation"} | fields
+    return _edit(MANIFEST_NAME, **whole)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_plausible_folder(tmp_path / "roots" / "model")
+
+
+def test_a_plain_folder_passes_and_has_a_digest_of_its_content(folder: Path) -> None:
+    first = check_folder(folder, model_roots=[folder.parent])
+    assert (first.manifest.family, first.manifest.task) == ("decoder", "text-generation")
+    assert first.folder == folder
+    assert check_folder(folder, model_roots=[folder.parent]).digest == first.digest
+    _edit("config.json", vocab_size=3)(folder)
+    assert check_folder(folder, model_roots=[folder.parent]).digest != first.digest
+
+
+def test_shards_pass_when_all_are_there(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    _shards({"embed.weight": "model-00001-of-00001.safetensors"})(folder)
+    assert check_folder(folder, model_roots=[folder.parent])
+
+
+def test_a_folder_that_purvey_saved_is_read_by_its_manifest(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    _manifest(family="text-ngrams", task="text-classification", labels=["ham", "spam"])(folder)
+    checked = check_folder(folder, model_roots=[folder.parent])
+    assert checked.manifest.labels == ("ham", "spam")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_remove("config.json"), "config.json is missing"),
+        (_remove("tokenizer.json"), "tokenizer.json is missing"),
+        (_remove("model.safetensors"), "neither model.safetensors"),
+        (_shards({"embed.weight": "model-00002-of-00002.safetensors"}), "00002"),
+        (_shards({"lm_head.weight": "model.safetensors"}), "lm_head.weight"),
+        (_shards({"embed.weight": "../../outside.safetensors"}), "outside"),
+        (_shards({}), "weight_map"),
+        (_edit("config.json", auto_map={"AutoModel": "evil.Model"}), "auto_map"),
+        (_edit("config.json", text_config={"auto_map": {}}), "auto_map"),
+        (_edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["x", None]}), "auto_map"),
+        (_edit("config.json", _attn_implementation_internal="x/y"), "_implementation_internal"),
+        (_edit("config.json", model_type="gpt_bigcode"), "gpt_bigcode"),
+        (_edit("config.json", model_type=["llama"]), "model_type"),
+        (_write("config.json", b"[1]"), "no JSON object"),
+        (_write("config.json", b"{"), "not JSON"),
+        (_write("config.json", b'{"a":' * 100_000), "not JSON"),
+        *[
+            (_write(f"weights{ending}"), ending)
+            for ending in (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".PKL", ".py")
+        ],
+        (_manifest(family="module", task="classification", module="net.py:Net"), "module"),
+        (_manifest(base="0" * 64), "adapter"),
+        (_manifest(family="other"), "manifest"),
+    ],
+)
+def test_what_is_missing_damaged_or_could_carry_code_is_refused(
+    folder: Path, damage: Damage, named: str
+) -> None:
+    damage(folder)
+    with pytest.raises(InvalidCheckpointError) as caught:
+        check_folder(folder, model_roots=[folder.parent])
+    assert named in caught.value.message
+    assert caught.value.param == "source"
+    assert str(folder) not in caught.value.text
+
+
+def test_a_vocabulary_may_hold_any_word(folder: Path) -> None:
+    _edit("tokenizer.json", model={"vocab": {"auto_map": 0}})(folder)
+    assert check_folder(folder, model_roots=[folder.parent])
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "header"),
+        (b"\x00" * 7, "header"),
+        ((2**63).to_bytes(8, "little") + b"{}", "header"),
+        ((17 * 2**20).to_bytes(8, "little") + b" " * (17 * 2**20), "header"),
+        (b"PK\x03\x04" + b"\x00" * 100, "header"),
+        (safetensors_bytes({"a": TENSOR}, num_bytes=15), "15"),
+        (safetensors_bytes({"a": TENSOR}, num_bytes=17), "17"),
+        (safetensors_bytes({"a": TENSOR | {"shape": [2, 3]}}), "shape"),
+        (safetensors_bytes({"a": TENSOR | {"shape": [-2, -2]}}), "not known"),
+        (safetensors_bytes({"a": TENSOR | {"dtype": "PICKLE"}}), "not known"),
+        (safetensors_bytes({"a": TENSOR | {"extra": 1}}), "not known"),
+        (safetensors_bytes({"a": TENSOR | {"data_offsets": [0, True]}}), "not known"),
+        (safetensors_bytes({"a": [1]}), "not known"),
+        (safetensors_bytes({"a": TENSOR, "b": TENSOR}), "overlap"),
+        (
+            safetensors_bytes({"a": TENSOR | {"data_offsets": [4, 20]}}, num_bytes=20),
+            "hole",
+        ),
+        (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":{},"a":{}} ', "unique"),
+    ],
+)
+def test_a_header_that_does_not_describe_the_file_exactly_is_refused(
+    folder: Path, content: bytes, named: str
+) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(InvalidCheckpointError, match=named):
+        check_folder(folder, model_roots=[folder.parent])
+
+
+def test_outside_and_missing_get_one_answer(folder: Path, tmp_path: Path) -> None:
+    outside = write_plausible_folder(tmp_path / "elsewhere")
+    (folder.parent / "link").symlink_to(outside)
+    answers = set()
+    for named in (outside, folder.parent / "link", folder.parent / "no", folder / "..", Path("\0")):
+        roots = [folder] if named == folder / ".." else [folder.parent]
+        with pytest.raises(InvalidValueError) as caught:
+            check_folder(named, model_roots=roots)
+        assert caught.value.param == "source"
+        answers.add(caught.value.text)
+    assert len(answers) == 1
+
+
+def test_a_file_may_be_a_link_within_the_roots_but_not_out_of_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights = folder / "model.safetensors"
+    blob = weights.rename(folder.parent / "blob")
+    weights.symlink_to(blob)
+    assert check_folder(folder, model_roots=[folder.parent])
+    weights.unlink()
+    weights.symlink_to(blob.rename(tmp_path / "outside"))
+    with pytest.raises(InvalidCheckpointError, match="leaves the model roots"):
+        check_folder(folder, model_roots=[folder.parent])
