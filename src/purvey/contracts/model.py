@@ -46,6 +46,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         inputs: Input by name; a single one is named `input`. Empty for text generation.
         hyperparameters: Keyword arguments that rebuild the network.
         module: For family `module`: `file.py:Class`; the file's copy lies in the folder.
+        module_sha256: For family `module`: hex digest of that copy; another file is not run.
         temperature: Softmax temperature fitted on validation rows; 1 when uncalibrated.
         is_calibrated: Whether `temperature` was fitted.
         base: Digest of the base folder when this folder holds only a LoRA adapter
@@ -60,6 +61,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, InputSpec] = {}
     hyperparameters: dict[str, Any] = {}  # JSON values of the user's own keyword arguments
     module: str | None = None
+    module_sha256: str | None = None
     temperature: float = 1.0
     is_calibrated: bool = False
     base: str | None = None

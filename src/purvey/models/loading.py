@@ -1,23 +1,50 @@
 """Open any model folder by what its manifest says it is."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from purvey.contracts.model import ModelSource
+from purvey.errors import InvalidCheckpointError
+from purvey.models.chat import ChatTemplate
+from purvey.models.classifier import Classifier, load_classifier
 from purvey.models.folder.manifest import read_manifest
 from purvey.models.language import LanguageModel, load_language_model
+from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
+from purvey.models.weights import refuse_unsafe_files
 
 
-def open_model(source: ModelSource, *, module_roots: Sequence[str] = ()) -> LanguageModel:
-    """Open a registered model for computing; float32, on the CPU, in evaluation mode.
+def open_model(source: ModelSource) -> LanguageModel | Classifier:
+    """Open a registered model for computing: float32, on the CPU, in evaluation mode.
+
+    An adapter is merged onto its base. A user's module runs from the folder's own copy, whose
+    digest is verified first.
 
     Args:
-        source: Where it lies; an adapter also names its base folder.
-        module_roots: Not used to load: a folder brings its own copy of a user's module.
+        source: Where it lies; for an adapter, also where its base lies.
 
     Raises:
         InvalidCheckpointError: The folder is not usable; names what is wrong.
+        IntegrityError: A user's module was changed after training.
     """
     folder = Path(source.folder)
-    read_manifest(folder)
-    return load_language_model(folder)
+    if read_manifest(folder).family != "decoder":
+        return load_classifier(folder)
+    if not (folder / ADAPTER_CONFIG_NAME).is_file():
+        return load_language_model(folder)
+    if source.base_folder is None:
+        message = f"{source.name!r} is an adapter and its base is not known."
+        raise InvalidCheckpointError(message, param="model")
+    return _open_adapter(folder, Path(source.base_folder))
+
+
+def _open_adapter(folder: Path, base_folder: Path) -> LanguageModel:
+    refuse_unsafe_files(folder)
+    base = load_language_model(base_folder)
+    load_adapter(base.decoder, folder)
+    merge(base.decoder)
+    own_template = ChatTemplate.from_folder(folder, base.tokenizer)
+    return LanguageModel(
+        decoder=base.decoder,
+        tokenizer=base.tokenizer,
+        template=own_template or base.template,
+        manifest=read_manifest(folder),
+    )

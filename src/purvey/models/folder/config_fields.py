@@ -20,6 +20,7 @@ class Fields:
         values: The object.
         error: Class of the refusals.
         at: Prefix of the field in messages.
+        file: The file that messages name when `at` is empty.
     """
 
     def __init__(
@@ -28,14 +29,15 @@ class Fields:
         *,
         error: type[InvalidCheckpointError | InvalidValueError] = InvalidCheckpointError,
         at: str = "",
+        file: str = "config.json",
     ) -> None:
         self.values = values
-        self._error, self._at = error, at
+        self._error, self._at, self._file = error, at, file
 
     def refusal(self, name: str, complaint: str) -> InvalidCheckpointError | InvalidValueError:
         """Build the error that says what is wrong with one field."""
         where = f"{self._at}{name}"
-        prefix = "" if self._at else "config.json: "
+        prefix = "" if self._at else f"{self._file}: "
         return self._error(f"{prefix}{where} {complaint}.", param=where)
 
     def refuse_code(self) -> None:

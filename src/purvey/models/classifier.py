@@ -1,0 +1,262 @@
+"""One-pass models: inputs in, one logit per label out; hashed n-grams or a user's module.
+
+Shape letters, this file only:
+    B = inputs of a batch   L = labels   T = bytes of a text
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput, PlainInput, TextInput
+from purvey.contracts.model import ImageSpec, InputSpec, ModelManifest, NumberSpec, Task, TextSpec
+from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.models import text_ngrams
+from purvey.models.custom import UserModule, load_from_folder, load_from_roots
+from purvey.models.folder.config_fields import Fields
+from purvey.models.folder.manifest import read_manifest, write_manifest
+from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
+from purvey.models.images import image_tensor
+from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
+
+Prepared = tuple[Tensor, ...]
+"""One input as tensors, before it is joined with others into a batch."""
+TEXT_NGRAMS = "text-ngrams"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A network with labels, and the way from raw inputs to its tensors. Thread-safe to use.
+
+    Args:
+        manifest: Labels, inputs, hyperparameters, temperature.
+        module: The network; float32, on the CPU.
+        source: For a user's module, the file's bytes.
+    """
+
+    manifest: ModelManifest
+    module: nn.Module
+    source: bytes | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.manifest.labels
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def prepare(self, inputs: NamedInputs) -> Prepared:
+        """Turn one input into tensors; costly work (decoding, hashing) happens here.
+
+        Raises:
+            InvalidValueError: An input is missing, unknown, of another kind, or broken.
+        """
+        declared = self.manifest.inputs
+        for name in inputs:
+            if name not in declared:
+                known = ", ".join(declared)
+                raise InvalidValueError(f"unknown input {name!r}; expected: {known}.", param=name)
+        for name in declared:
+            if name not in inputs:
+                raise InvalidValueError(f"the input {name!r} is missing.", param=name)
+        if self.manifest.family == TEXT_NGRAMS:
+            ((name, spec),) = declared.items()
+            return self._featurised(inputs[name], spec, name)
+        return tuple(_tensor(inputs[name], spec, name) for name, spec in declared.items())
+
+    def collate(self, items: Sequence[Prepared]) -> tuple[Tensor, ...]:
+        """Join prepared inputs into the tensors that `logits` takes."""
+        if self.manifest.family == TEXT_NGRAMS:
+            return text_ngrams.collate([(features, weights) for features, weights in items])
+        return tuple(torch.stack(column) for column in zip(*items, strict=True))
+
+    def logits(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return `logits_BL` in float32, uncalibrated; differentiable.
+
+        Raises:
+            InvalidValueError: A user's module returned another shape.
+        """
+        logits_BL: Tensor = self.module(*batch)
+        if logits_BL.ndim != 2 or logits_BL.shape[1] != len(self.labels):
+            message = f"the module returned {list(logits_BL.shape)}, not [B, {len(self.labels)}]."
+            raise InvalidValueError(message, param="model.architecture")
+        return logits_BL.float()
+
+    @torch.no_grad()
+    def log_probabilities(self, items: Sequence[Prepared]) -> Tensor:
+        """Return calibrated natural log-probabilities `logp_BL` of prepared inputs, in float32."""
+        logits_BL = self.logits(self.collate(items))
+        return (logits_BL / self.manifest.temperature).log_softmax(dim=-1)
+
+    def with_manifest(self, **changes: Any) -> "Classifier":  # noqa: ANN401 (fields of the manifest)
+        """Return the same network with other words about it (temperature, report, lineage)."""
+        manifest = msgspec.structs.replace(self.manifest, **changes)
+        return Classifier(manifest=manifest, module=self.module, source=self.source)
+
+    def _featurised(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
+        assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
+        if not isinstance(value, TextInput) or not isinstance(spec, TextSpec):
+            raise InvalidValueError(f"the input {name!r} must be text.", param=name)
+        buckets = self.module.table.shape[0]
+        return text_ngrams.featurise(value.text, buckets=buckets, max_bytes=spec.max_bytes)
+
+
+def build_classifier(
+    *,
+    task: Task,
+    labels: Sequence[str],
+    architecture: str | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    module_roots: Sequence[str] = (),
+) -> Classifier:
+    """Build a fresh classifier; its weights come from torch's default generator.
+
+    Args:
+        task: What it is for.
+        labels: Class names in the order of the logits; at least two.
+        architecture: `text-ngrams` (also when None and the task is text classification), or
+            `file.py:Class` under a module root.
+        hyperparameters: The architecture's keyword arguments.
+        module_roots: Folders of the operator's modules.
+
+    Raises:
+        InvalidValueError: Names the recipe field at fault.
+    """
+    values = dict(hyperparameters or {})
+    if len(labels) < 2:
+        raise InvalidValueError("a classifier needs at least two labels.", param="dataset")
+    if architecture is None and task == "text-classification":
+        architecture = TEXT_NGRAMS
+    if architecture is None:
+        message = f"the task {task!r} needs model.architecture: 'file.py:Class'."
+        raise InvalidValueError(message, param="model.architecture")
+    if architecture == TEXT_NGRAMS:
+        return _build_text_ngrams(task, labels, values)
+    if ":" not in architecture:
+        message = f"{architecture!r} is no architecture for {task!r}: 'file.py:Class' is."
+        raise InvalidValueError(message, param="model.architecture")
+    user = load_from_roots(architecture, module_roots, task=task)
+    return _from_user_module(user, task, labels, values)
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Write `purvey.json`, `model.safetensors` and, for a user's module, its file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(classifier.module.state_dict(), folder / WEIGHTS_NAME)
+    if classifier.source is not None:
+        assert classifier.manifest.module is not None, "a module's file has a name"
+        file_name = Path(classifier.manifest.module.partition(":")[0]).name
+        (folder / file_name).write_bytes(classifier.source)
+    write_manifest(folder, classifier.manifest)
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Load a saved classifier in evaluation mode, running only the folder's own module.
+
+    Raises:
+        InvalidCheckpointError: A file is missing, unsafe, or does not fit the network.
+        IntegrityError: The module's file was changed.
+    """
+    refuse_unsafe_files(folder)
+    manifest = read_manifest(folder)
+    source = None
+    if manifest.family == TEXT_NGRAMS:
+        network: nn.Module = _text_ngrams(len(manifest.labels), manifest.hyperparameters)
+    else:
+        user = load_from_folder(folder, manifest)
+        source = user.source
+        network = user.build(
+            num_classes=len(manifest.labels), hyperparameters=manifest.hyperparameters
+        )
+    _load_weights(network, folder / WEIGHTS_NAME)
+    return Classifier(manifest=manifest, module=network.eval(), source=source)
+
+
+def _build_text_ngrams(
+    task: Task, labels: Sequence[str], hyperparameters: dict[str, Any]
+) -> Classifier:
+    if task != "text-classification":
+        message = f"the architecture {TEXT_NGRAMS!r} is for text-classification, not {task!r}."
+        raise InvalidValueError(message, param="model.architecture")
+    manifest = ModelManifest(
+        family="text-ngrams",
+        task=task,
+        labels=tuple(labels),
+        inputs={"input": TextSpec()},
+        hyperparameters=hyperparameters,
+    )
+    return Classifier(manifest=manifest, module=_text_ngrams(len(labels), hyperparameters))
+
+
+def _text_ngrams(num_classes: int, hyperparameters: Mapping[str, Any]) -> text_ngrams.TextNgrams:
+    fields = Fields(hyperparameters, error=InvalidValueError, at="model.hyperparameters.")
+    fields.refuse_unknown(("buckets", "width", "dropout"))
+    buckets = fields.count("buckets", default=text_ngrams.DEFAULT_BUCKETS)
+    width = fields.count("width", default=text_ngrams.DEFAULT_WIDTH)
+    if buckets * width > 2**28:
+        raise fields.refusal("buckets", "times width must be at most 2^28")
+    dropout = hyperparameters.get("dropout", 0.0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise fields.refusal("dropout", "must be a number from 0 up to 1")
+    return text_ngrams.TextNgrams(
+        num_classes=num_classes, buckets=buckets, width=width, dropout=float(dropout)
+    )
+
+
+def _from_user_module(
+    user: UserModule, task: Task, labels: Sequence[str], hyperparameters: dict[str, Any]
+) -> Classifier:
+    manifest = ModelManifest(
+        family="module",
+        task=task,
+        labels=tuple(labels),
+        inputs=user.inputs,
+        hyperparameters=hyperparameters,
+        module=user.reference,
+        module_sha256=user.sha256,
+    )
+    network = user.build(num_classes=len(labels), hyperparameters=hyperparameters)
+    return Classifier(manifest=manifest, module=network, source=user.source)
+
+
+def _tensor(value: PlainInput, spec: InputSpec, name: str) -> Tensor:
+    """Turn one input of a user's module into a tensor of fixed shape.
+
+    Text is padded to its `max_bytes`, not to its neighbours' length: so a row's result cannot
+    depend on the batch it shares.
+    """
+    if isinstance(spec, ImageSpec) and isinstance(value, ImageInput):
+        return image_tensor(value.data, spec, param=name)
+    if isinstance(spec, TextSpec) and isinstance(value, TextInput):
+        codes = [byte + 1 for byte in value.text.encode("utf-8", "replace")[: spec.max_bytes]]
+        return torch.tensor(codes + [0] * (spec.max_bytes - len(codes)), dtype=torch.int64)
+    if isinstance(spec, NumberSpec) and isinstance(value, NumberInput):
+        if not math.isfinite(value.value):
+            raise InvalidValueError(f"the input {name!r} is not finite.", param=name)
+        return torch.tensor(value.value, dtype=torch.float32)
+    kind = {ImageSpec: "an image", TextSpec: "text", NumberSpec: "a number"}[type(spec)]
+    raise InvalidValueError(f"the input {name!r} must be {kind}.", param=name)
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InvalidCheckpointError(f"the model folder has no {path.name}.", param="model")
+    found = {name: header.shape for name, header in read_header(path).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(found.keys() ^ expected.keys()):
+        state = "missing" if name in expected else "not part of this network"
+        raise InvalidCheckpointError(f"tensor {name!r} is {state}.", param="model")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            message = f"tensor {name!r} is {list(found[name])}, not {list(shape)}."
+            raise InvalidCheckpointError(message, param="model")
+    network.load_state_dict(read_tensors(path))
