@@ -8,16 +8,17 @@ before 3.51.3 can corrupt a file that two connections checkpoint).
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from purvey.contracts.clock import Clock
 from purvey.errors import StorageUnavailableError
 from purvey.store import schema, sqlite
-from purvey.store.writer import Writer, settled
+from purvey.store.failures import is_refusal
+from purvey.store.writer import Writer
 
 T = TypeVar("T")
 NUM_READERS = 4
@@ -54,7 +55,7 @@ class Database:
         schema.prepare(path)
         return cls(
             sqlite.reading_engine(path),
-            Writer(sqlite.writing_engine(path).connect(), clock=clock),
+            Writer(sqlite.writing_engine(path).connect, clock=clock),
         )
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -65,11 +66,11 @@ class Database:
             InsufficientStorageError: The disk is full; nothing of it is stored.
             StorageUnavailableError: The disk or database refused; nothing of it is stored.
         """
-        return await settled(self._writer.submit(work))
+        return await self._writer.write(work)
 
     def write_now(self, work: Callable[[Connection], T]) -> T:
         """Do as `write`, for callers in threads."""
-        return self._writer.submit(work).result()
+        return self._writer.write_now(work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one snapshot of the database, off the event loop.
@@ -78,12 +79,11 @@ class Database:
             Exception: What `work` raised.
             StorageUnavailableError: The disk or database refused.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._read, work)
+        return await asyncio.wrap_future(self._queue_read(work))
 
     def read_now(self, work: Callable[[Connection], T]) -> T:
         """Do as `read`, for callers in threads."""
-        return self._readers.submit(self._read, work).result()
+        return self._queue_read(work).result()
 
     def close(self) -> None:
         """Commit what is queued and close; safe to call twice."""
@@ -93,13 +93,21 @@ class Database:
         self._reading.clear()
         self._writer.close()  # last, so that it is the one to fold the WAL into the file
 
+    def _queue_read(self, work: Callable[[Connection], T]) -> Future[T]:
+        try:
+            return self._readers.submit(self._read, work)
+        except RuntimeError as error:  # the pool is shut down
+            raise StorageUnavailableError("the database is closed.") from error
+
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:
             connection = self._reader()
             with connection.begin():
                 return work(connection)
-        except OperationalError as error:
-            raise StorageUnavailableError("the database could not be read.") from error
+        except DBAPIError as error:
+            if is_refusal(error):
+                raise StorageUnavailableError("the database could not be read.") from error
+            raise
 
     def _reader(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)

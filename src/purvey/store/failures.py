@@ -3,7 +3,7 @@
 import errno
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from purvey.errors import CapacityError, InsufficientStorageError, StorageUnavailableError
 
@@ -17,8 +17,24 @@ def storage_error(error: Exception) -> CapacityError:
     return StorageUnavailableError("the storage refused the operation; nothing was stored.")
 
 
+def is_refusal(error: Exception) -> bool:
+    """Tell a refusal of disk or database from a row that breaks a rule."""
+    if isinstance(error, OperationalError):
+        return True
+    # Damage found while running has no subclass of its own.
+    return isinstance(error, DBAPIError) and type(error.orig) is sqlite3.DatabaseError
+
+
+def error_number(error: Exception) -> int | None:
+    """Return SQLite's code or the system's, where there is one."""
+    if isinstance(error, OSError):
+        return error.errno
+    raised = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(raised, "sqlite_errorcode", None)
+
+
 def _is_full(error: Exception) -> bool:
-    if isinstance(error, DBAPIError):
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        return code == sqlite3.SQLITE_FULL
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    number = error_number(error)
+    if isinstance(error, OSError):
+        return number in {errno.ENOSPC, errno.EDQUOT}
+    return number == sqlite3.SQLITE_FULL

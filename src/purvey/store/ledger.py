@@ -6,7 +6,8 @@ The database refuses to change or delete a row; totals are derived from the rows
 import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, RowMapping, bindparam, exists, func, literal_column, select
+from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy.dialects import sqlite
 
 from purvey.contracts.records import UsageRecord, UsageTotal
 from purvey.store.rows import to_row
@@ -18,15 +19,9 @@ UNITS = ("input_tokens", "output_tokens", "images", "rows", "compute_s")
 
 _EPOCH = datetime.date(1970, 1, 1)
 
-_COLUMNS = [column for column in LEDGER.columns if column.name != "position"]
-_IS_THERE = exists(literal_column("1")).where(
-    LEDGER.c.request_id == bindparam("request_id"), LEDGER.c.attempt == bindparam("attempt")
-)
-# Built once: the statement is on the path of every request. Portable, unlike ON CONFLICT.
-_APPEND = LEDGER.insert().from_select(
-    _COLUMNS,
-    select(*(bindparam(c.name, type_=c.type) for c in _COLUMNS)).where(~_IS_THERE),
-)
+# Built once: the statement is on the path of every request. PostgreSQL's dialect has the
+# same construct, and both databases have the same SQL for it.
+_APPEND = sqlite.insert(LEDGER).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
 
 
 def append(conn: Connection, record: UsageRecord) -> bool:

@@ -3,16 +3,15 @@
 Alembic is slow to import and rarely needed: a file whose version is `HEAD` never loads it.
 """
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection
 
-from purvey.errors import PurveyError, SettingError, StorageUnavailableError
+from purvey.errors import SettingError, StorageUnavailableError
 from purvey.store import sqlite
-from purvey.store.disk import sync_folder
+from purvey.store.disk import sync_file, sync_folder
 
 HEAD = "0001"
 KNOWN_VERSIONS = frozenset({"0001"})
@@ -43,15 +42,13 @@ def prepare(path: Path) -> None:
 
 def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if Path(f"{path}-wal").exists():  # it would be replayed into the new file
+        raise _damaged(path)
     fresh = path.with_name(path.name + ".new")
     for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
         leftover.unlink(missing_ok=True)
     _upgrade(fresh)
-    fd = os.open(fresh, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_file(fresh)
     fresh.rename(path)
     sync_folder(path.parent)
 
@@ -60,7 +57,10 @@ def _check(path: Path) -> None:
     if path.stat().st_size == 0:
         raise _damaged(path)
     try:
-        with closing(sqlite3.connect(path, timeout=sqlite.BUSY_TIMEOUT_S)) as connection:
+        # Read-only: looking at a damaged file must not fold its log into it.
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        looking = sqlite3.connect(uri, uri=True, timeout=sqlite.BUSY_TIMEOUT_S)
+        with closing(looking) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             version = _version(connection)
     except sqlite3.OperationalError:
@@ -69,6 +69,10 @@ def _check(path: Path) -> None:
         raise _damaged(path) from None
     if verdict != "ok":
         raise _damaged(path)
+    _judge(path, version)
+
+
+def _judge(path: Path, version: str | None) -> None:
     if version is None:
         raise SettingError(
             f"{path.name!r} is not a database of Purvey.",
@@ -114,7 +118,7 @@ def migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _damaged(path: Path) -> PurveyError:
+def _damaged(path: Path) -> SettingError:
     return SettingError(
         f"the database {path.name!r} is damaged; nothing was changed.",
         param="database_url",

@@ -5,20 +5,25 @@ Callers learn of success after the commit and never before it.
 """
 
 import asyncio
+import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from purvey.contracts.clock import Clock
 from purvey.errors import StorageUnavailableError
-from purvey.store.failures import storage_error
+from purvey.store.failures import error_number, is_refusal, storage_error
 from purvey.telemetry import metrics
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MAX_BATCH = 512
@@ -28,35 +33,41 @@ MAX_BATCH = 512
 class Writer:
     """The only thread that writes to the database.
 
-    Invariant: a future of `submit` is resolved with a result only after the commit that
-    holds its work; every future is resolved exactly once, also when the writer closes.
+    Invariant: a caller gets a result only after the commit that holds its work, and every
+    caller gets exactly one result or error, also when the writer closes.
 
     Args:
-        connection: Opened for writing; used by no other thread from now on.
+        connect: Opens a connection for writing; called again after a transaction was lost.
         clock: Times the commits.
     """
 
-    def __init__(self, connection: Connection, *, clock: Clock) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], Connection], *, clock: Clock) -> None:
+        self._connect = connect
         self._clock = clock
+        self._connection: Connection | None = connect()
         self._waiting: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._door = threading.Lock()  # nothing is queued behind the end mark
         self._is_open = True
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
-        """Queue work for the next commit.
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Wait for the commit that holds `work`. A cancelled caller's work may still be done.
 
         Raises:
-            StorageUnavailableError: The writer is closed.
+            Exception: What `work` raised.
+            CapacityError: The disk or database refused, or the writer is closed.
         """
-        piece = _Piece(work=work, future=Future())
-        with self._door:
-            if not self._is_open:
-                raise StorageUnavailableError("the database is closed.")
-            self._waiting.put(piece)
-        return piece.future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._submit(_Piece(work=work, future=future, loop=loop))
+        return await future
+
+    def write_now(self, work: Callable[[Connection], T]) -> T:
+        """Do as `write`, for callers in threads."""
+        future: Future[T] = Future()
+        self._submit(_Piece(work=work, future=future, loop=None))
+        return future.result()
 
     def close(self) -> None:
         """Commit what is queued, then end the thread and the connection."""
@@ -66,13 +77,20 @@ class Writer:
                 self._waiting.put(None)
         self._thread.join()
 
+    def _submit(self, piece: "_Piece") -> None:
+        with self._door:
+            if not self._is_open:
+                raise StorageUnavailableError("the database is closed.")
+            self._waiting.put(piece)
+
     def _run(self) -> None:
         is_last = False
         while not is_last:
             batch, is_last = self._next_batch()
-            if batch:
-                self._commit(batch)
-        self._connection.close()
+            wanted = [piece for piece in batch if not piece.future.cancelled()]
+            if wanted:
+                self._commit(wanted)
+        self._drop_connection()
 
     def _next_batch(self) -> "tuple[list[_Piece], bool]":
         """Wait for work, then take what else is there; the flag says that the end mark came."""
@@ -91,57 +109,81 @@ class Writer:
     def _commit(self, batch: "list[_Piece]") -> None:
         started = self._clock.monotonic()
         try:
+            if self._connection is None:
+                self._connection = self._connect()
             with self._connection.begin():
                 for piece in batch:
-                    self._attempt(piece)
-        except (DBAPIError, StorageUnavailableError) as error:
+                    _attempt(self._connection, piece)
+        except Exception as error:
             # The transaction is gone as a whole: nobody's work is stored.
-            lost = storage_error(error)
+            logger.exception("store.batch_lost", extra={"errno": error_number(error)})
+            metrics.BROAD_CATCHES.labels("store.writer").inc()
             for piece in batch:
-                piece.error = piece.error or lost
+                piece.error = piece.error or storage_error(error)
+            self._drop_connection()
         metrics.WRITER_BATCH_SIZE.observe(len(batch))
         metrics.WRITER_COMMIT_SECONDS.observe(self._clock.monotonic() - started)
         _settle(batch)
 
-    def _attempt(self, piece: "_Piece") -> None:
-        if not piece.future.set_running_or_notify_cancel():
-            piece.is_cancelled = True
-            return
-        self._connection.exec_driver_sql("SAVEPOINT piece")
-        try:
-            piece.result = piece.work(self._connection)
-        except Exception as error:  # noqa: BLE001 (not swallowed: it is raised to its caller)
-            piece.error = storage_error(error) if isinstance(error, OperationalError) else error
-            self._undo(error)
-        self._connection.exec_driver_sql("RELEASE piece")
-
-    def _undo(self, error: Exception) -> None:
-        """Roll one piece back; a failing disk may have ended the whole transaction."""
-        try:
-            self._connection.exec_driver_sql("ROLLBACK TO piece")
-        except OperationalError:
-            raise storage_error(error) from error
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(SQLAlchemyError):  # it goes either way
+                self._connection.close()
+            self._connection = None
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class _Piece:
     work: Callable[[Connection], Any]  # what it returns goes to its own future only
-    future: "Future[Any]"
-    result: Any = None
+    future: Any  # Future or asyncio.Future of what `work` returns
+    loop: asyncio.AbstractEventLoop | None
+    result: Any = None  # what `work` returned
     error: Exception | None = None
-    is_cancelled: bool = False
+
+    def deliver(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+def _attempt(connection: Connection, piece: _Piece) -> None:
+    # Straight to the driver: SQLAlchemy's own way costs as much as a small insert.
+    driver = connection.connection.driver_connection
+    assert driver is not None, "the connection was closed by a piece of work"  # noqa: S101
+    driver.execute("SAVEPOINT piece")
+    try:
+        piece.result = piece.work(connection)
+    except Exception as error:
+        piece.error = error
+        if is_refusal(error):
+            piece.error = storage_error(error)
+            logger.exception("store.refused", extra={"errno": error_number(error)})
+            if not driver.in_transaction:  # a failing disk ends the whole transaction
+                raise piece.error from error
+        driver.execute("ROLLBACK TO piece")
+    driver.execute("RELEASE piece")
 
 
 def _settle(batch: list[_Piece]) -> None:
-    for piece in batch:
-        if piece.is_cancelled:
-            continue
-        if piece.error is not None:
-            piece.future.set_exception(piece.error)
+    """Tell every caller; each event loop is woken once, not once for each of its callers."""
+    by_loop = sorted(batch, key=_loop_id)
+    for _, group in groupby(by_loop, key=_loop_id):
+        pieces = list(group)
+        loop = pieces[0].loop
+        if loop is None:
+            _deliver(pieces)
         else:
-            piece.future.set_result(piece.result)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_deliver, pieces)
 
 
-async def settled(future: "Future[T]") -> T:
-    """Wait in a coroutine; cancelling the wait does not undo work that has begun."""
-    return await asyncio.wrap_future(future)
+def _loop_id(piece: _Piece) -> int:
+    return id(piece.loop)
+
+
+def _deliver(pieces: list[_Piece]) -> None:
+    for piece in pieces:
+        piece.deliver()
