@@ -1,0 +1,138 @@
+"""A scripted engine in a process of its own: what the real client is tested against.
+
+Run by `LocalEngineLauncher(command=COMMAND)`. Prompts that begin with `!` misbehave: `!die`
+ends the process, `!garbage` sends bytes that are no frame, `!stranger` answers a request that
+nobody made, `!load` loads twice, `!hang` never answers.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import NoReturn
+
+from purvey.contracts.engine import (
+    Cancel,
+    Classify,
+    Drain,
+    Explain,
+    Finished,
+    Generate,
+    LoadFailed,
+    LoadModel,
+    Refused,
+    Score,
+    ToEngine,
+    Tokenize,
+)
+from purvey.errors import InternalError, PurveyError
+from purvey.ipc.lifetime import die_with_parent
+from purvey.ipc.link import Link
+from purvey.testing import scripted_answers
+from purvey.testing.scripted_engine import ScriptedEngine, ScriptedLauncher
+
+COMMAND = (sys.executable, "-P", "-m", "purvey.testing.engine_process")
+REFUSED_NAME, DEAD_NAME = "refused", "dead"
+"""Models of these names do not load: one with an answer, one without."""
+
+Question = Generate | Score | Classify | Tokenize | Explain
+
+
+def main() -> int:
+    """Serve one scripted engine over the inherited socket."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--context", type=int, default=4_096)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent)
+    link = _RawLink(arguments.fd, ToEngine)
+    return asyncio.run(_serve(link, context_tokens=arguments.context))
+
+
+class _RawLink(Link[ToEngine]):
+    """A link that can also send what is no frame."""
+
+    def __init__(self, fd: int, incoming: object) -> None:
+        super().__init__(fd, incoming)
+        self._fd = fd
+
+    def send_garbage(self) -> None:
+        os.write(self._fd, b"\x00\x00\x00\x02\xc1\xc1")
+
+
+async def _serve(link: _RawLink, *, context_tokens: int) -> int:
+    load = link.receive()
+    if not isinstance(load, LoadModel):
+        raise InternalError("the first frame was no LoadModel")
+    if load.source.name == DEAD_NAME:
+        return 3
+    if load.source.name == REFUSED_NAME:
+        link.send(LoadFailed(code="invalid_checkpoint", message="the folder is not usable"))
+        return 0
+    engine = await ScriptedLauncher(context_tokens=context_tokens).launch(load)
+    link.send(engine.model)
+    tasks: dict[str, asyncio.Task[None]] = {}
+    while (message := await asyncio.to_thread(link.receive)) is not None:
+        match message:
+            case Cancel(request_id=request_id):
+                if request_id in tasks:
+                    tasks[request_id].cancel()
+            case Drain():
+                await asyncio.gather(*tasks.values(), return_exceptions=True)
+                break
+            case LoadModel():
+                raise InternalError("a second LoadModel")
+            case _:
+                tasks[message.request_id] = asyncio.create_task(_answer(link, engine, message))
+        link.send(engine.stats)
+    return 0
+
+
+async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) -> None:
+    try:
+        match question:
+            case Generate():
+                await _misbehave(link, engine, scripted_answers.rendered(question.prompt))
+                async for event in engine.generate(question):
+                    link.send(event)
+                    await asyncio.sleep(0)  # room for a Cancel between tokens
+            case Score():
+                link.send(await engine.score(question))
+            case Classify():
+                link.send(await engine.classify(question))
+            case Tokenize():
+                link.send(await engine.tokenize(question))
+            case Explain():
+                link.send(await engine.explain(question))
+    except PurveyError as error:
+        link.send(
+            Refused(
+                request_id=question.request_id,
+                code=error.code,
+                message=error.message,
+                param=error.param,
+            )
+        )
+
+
+async def _misbehave(link: _RawLink, engine: ScriptedEngine, prompt: str) -> None:
+    match prompt:
+        case "!die":
+            _die()
+        case "!garbage":
+            link.send_garbage()
+        case "!stranger":
+            link.send(Finished(request_id="?", reason="stop", prompt_tokens=0, completion_tokens=0))
+        case "!load":
+            link.send(engine.model)
+        case "!hang":
+            await asyncio.Event().wait()
+
+
+def _die() -> NoReturn:
+    os._exit(139)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""What every `EngineClient` promises, asked of each implementation.
+
+Subjects: the scripted engine, the client over a scripted process, and the client over a real
+engine process that holds a tiny random Llama.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from purvey.contracts.engine import (
+    Classify,
+    Delta,
+    EngineClient,
+    EngineLauncher,
+    Finished,
+    Generate,
+    GenerationEvent,
+    LoadModel,
+    Sampling,
+    Score,
+    Started,
+    TextInput,
+    TextPrompt,
+    Tokenize,
+    TokenPrompt,
+)
+from purvey.contracts.ids import new_id
+from purvey.contracts.model import ModelSource
+from purvey.engine.client import IpcEngine, LocalEngineLauncher
+from purvey.errors import (
+    ContextLengthError,
+    MethodUnsupportedError,
+    ShuttingDownError,
+    WorkerCrashedError,
+)
+from purvey.testing.engine_process import COMMAND
+from purvey.testing.scripted_engine import ScriptedEngine, ScriptedLauncher
+
+CONTEXT_TOKENS = 128
+PROMPTS = ("once upon a time there was", "a much shorter one", "zebra", "what is it good for")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+AsyncLaunch = asyncio.Future[EngineClient]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An engine under test; `launch` makes another one like it."""
+
+    engine: EngineClient
+    launch: Callable[[], AsyncLaunch]
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama that writes lower-case letters only, saved by `transformers`."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(7)
+    model = LlamaForCausalLM(config)
+    letters = [vocabulary[c] for c in "abcdefghijklmnopqrstuvwxyz"]
+    with torch.no_grad():
+        is_letter = torch.zeros(256, 1)
+        is_letter[letters] = 40.0  # far from zero, so that one of 26 letters always wins
+        model.lm_head.weight.mul_(is_letter)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _load(folder: Path) -> LoadModel:
+    source = ModelSource(name="tiny", folder=str(folder), digest="0" * 64)
+    return LoadModel(source=source, num_threads=1, kv_cache_bytes=4 * 2**20, max_batch_tokens=64)
+
+
+def _launcher(
+    request: pytest.FixtureRequest, *, cwd: Path, folder: Path
+) -> tuple[EngineLauncher, Path]:
+    if request.param == "scripted":
+        return ScriptedLauncher(context_tokens=CONTEXT_TOKENS), folder
+    if request.param == "ipc":
+        command = (*COMMAND, "--context", str(CONTEXT_TOKENS))
+        return LocalEngineLauncher(cwd=cwd, command=command), folder
+    return LocalEngineLauncher(cwd=cwd), request.getfixturevalue("tiny_llama")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["scripted", "ipc", "real"])
+async def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Subject]:
+    """Each implementation in turn; the same engine for all tests of the module."""
+    folder = tmp_path_factory.mktemp("model")
+    cwd = tmp_path_factory.mktemp("cwd")
+
+    launcher, model = _launcher(request, cwd=cwd, folder=folder)
+
+    def launch() -> AsyncLaunch:
+        return asyncio.ensure_future(launcher.launch(_load(model)))
+
+    engine = await launch()
+    yield Subject(engine=engine, launch=launch)
+    await engine.close(timeout_s=10)
+
+
+def _generate(prompt: str, **sampling: Any) -> Generate:  # fields of Sampling
+    wanted: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, **sampling}
+    return Generate(
+        request_id=new_id("req_"), prompt=TextPrompt(text=prompt), sampling=Sampling(**wanted)
+    )
+
+
+async def _events(engine: EngineClient, request: Generate) -> list[GenerationEvent]:
+    return [event async for event in engine.generate(request)]
+
+
+def _text(events: list[GenerationEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+async def _kill(engine: EngineClient) -> None:
+    if isinstance(engine, ScriptedEngine):
+        engine.crash()
+    else:
+        assert isinstance(engine, IpcEngine)
+        os.kill(engine.pid, signal.SIGKILL)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (the other side is a process)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_generation_starts_flows_and_finishes(subject: Subject) -> None:
+    events = await _events(subject.engine, _generate(PROMPTS[0], max_tokens=9))
+    first, last = events[0], events[-1]
+    assert isinstance(first, Started)
+    assert isinstance(last, Finished)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert len(deltas) == len(events) - 2
+    assert last.reason == "length"
+    assert last.completion_tokens == sum(delta.num_tokens for delta in deltas) == 9
+    assert first.prompt_tokens == last.prompt_tokens > 0
+    assert len(_text(events)) > 0
+
+
+async def test_equal_seeds_give_equal_text(subject: Subject) -> None:
+    texts = [
+        _text(await _events(subject.engine, _generate("abc", temperature=1.0, seed=11)))
+        for _ in range(2)
+    ]
+    assert texts[0] == texts[1]
+
+
+async def test_neighbours_do_not_change_an_answer(subject: Subject) -> None:
+    alone = [_text(await _events(subject.engine, _generate(p))) for p in PROMPTS]
+    together = await asyncio.gather(*(_events(subject.engine, _generate(p)) for p in PROMPTS * 4))
+    assert [_text(events) for events in together] == alone * 4
+
+
+async def test_closing_early_cancels_and_frees(subject: Subject) -> None:
+    long = _generate(PROMPTS[0], max_tokens=None)
+    stream = subject.engine.generate(long)
+    assert isinstance(await anext(stream), Started)
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]  # every implementation is a generator
+    await _until(lambda: (s := subject.engine.stats) is None or s.running == 0)
+    assert _text(await _events(subject.engine, _generate("still there")))
+
+
+async def test_a_stop_string_ends_the_text_and_is_not_part_of_it(subject: Subject) -> None:
+    whole = _text(await _events(subject.engine, _generate(PROMPTS[0])))
+    stop = whole[4:6]
+    events = await _events(subject.engine, _generate(PROMPTS[0], stop=(stop,)))
+    assert _text(events) == whole[: whole.index(stop)]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "stop"
+
+
+async def test_log_probabilities_come_with_each_token(subject: Subject) -> None:
+    events = await _events(subject.engine, _generate("abc", num_logprobs=3, max_tokens=3))
+    tokens = [t for event in events if isinstance(event, Delta) for t in event.tokens]
+    assert len(tokens) == 3
+    for token in tokens:
+        assert token.logprob <= 0
+        assert token.data.decode() == token.text
+        chances = [alternative.logprob for alternative in token.alternatives]
+        assert len(chances) == 3
+        assert chances == sorted(chances, reverse=True)
+        assert token.alternatives[0].token_id == token.token_id  # greedy takes the likeliest
+
+
+async def test_tokens_are_counted_as_they_are_told(subject: Subject) -> None:
+    prompt = TextPrompt(text=PROMPTS[1])
+    told = await subject.engine.tokenize(Tokenize(request_id=new_id("req_"), prompt=prompt))
+    assert len(told.tokens) == len(told.texts)
+    assert "".join(told.texts) == prompt.text
+    ids = TokenPrompt(tokens=told.tokens)
+    as_ids = Generate(
+        request_id=new_id("req_"), prompt=ids, sampling=Sampling(temperature=0, max_tokens=5)
+    )
+    events = await _events(subject.engine, as_ids)
+    assert isinstance(events[0], Started)
+    assert events[0].prompt_tokens == len(told.tokens)
+    assert _text(events) == _text(
+        await _events(subject.engine, _generate(prompt.text, max_tokens=5))
+    )
+
+
+async def test_scores_are_log_probabilities_per_output_token(subject: Subject) -> None:
+    pairs = tuple(
+        (TextPrompt(text="abc"), TokenPrompt(tokens=tokens)) for tokens in ((97, 98), (99,))
+    )
+    scored = await subject.engine.score(Score(request_id=new_id("req_"), pairs=pairs))
+    assert [len(row) for row in scored.logprobs] == [2, 1]
+    assert all(value <= 0 for row in scored.logprobs for value in row)
+
+
+async def test_what_does_not_fit_is_refused_and_the_engine_goes_on(subject: Subject) -> None:
+    for request in (
+        _generate("x" * (CONTEXT_TOKENS + 1), max_tokens=None),
+        _generate("x" * (CONTEXT_TOKENS - 2), max_tokens=50),
+    ):
+        with pytest.raises(ContextLengthError):
+            await _events(subject.engine, request)
+    assert _text(await _events(subject.engine, _generate("fits")))
+
+
+async def test_a_language_model_has_no_classes(subject: Subject) -> None:
+    question = Classify(request_id=new_id("req_"), inputs=({"input": TextInput(text="x")},))
+    with pytest.raises(MethodUnsupportedError):
+        await subject.engine.classify(question)
+
+
+async def test_death_ends_what_runs_and_what_comes(subject: Subject) -> None:
+    engine = await subject.launch()
+    stream = engine.generate(_generate(PROMPTS[0], max_tokens=None))
+    await anext(stream)
+    await _kill(engine)
+    with pytest.raises(WorkerCrashedError):
+        [event async for event in stream]
+    await _until(lambda: not engine.is_alive)
+    with pytest.raises(WorkerCrashedError):
+        await _events(engine, _generate("more"))
+    await engine.close(timeout_s=5)
+
+
+async def test_closing_lets_what_runs_finish(subject: Subject) -> None:
+    engine = await subject.launch()
+    stream = engine.generate(_generate(PROMPTS[0], max_tokens=20))
+    events = [await anext(stream)]
+
+    async def read_on() -> None:
+        events.extend([event async for event in stream])
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(read_on())
+        group.create_task(engine.close(timeout_s=20))
+    assert isinstance(events[-1], Finished)
+    assert not engine.is_alive
+    with pytest.raises((ShuttingDownError, WorkerCrashedError)):
+        await _events(engine, _generate("more"))
