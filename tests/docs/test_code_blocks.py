@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from purvey.settings import load_settings
 
 from purvey.contracts.recipe import parse_recipe
+from purvey.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
