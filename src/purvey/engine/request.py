@@ -58,3 +58,16 @@ class Sequence:
     def is_full(self) -> bool:
         """Whether it has all the output tokens it may have."""
         return self.num_output >= self.max_new_tokens
+
+    def wanted_positions(self, start: int, end: int) -> range:
+        """List the positions from `start` to `end` whose logits somebody reads.
+
+        The logits of a position speak of the token after it: sampling reads those of the last
+        known token, log-probabilities of the prompt those before each token asked for.
+        """
+        samples = self.max_new_tokens > 0
+        stop = len(self.tokens) if samples else self.num_prompt - 1
+        first = len(self.tokens) - 1 if samples else stop
+        if self.prompt_logprobs_from is not None:
+            first = min(first, max(self.prompt_logprobs_from - 1, 0))
+        return range(max(first, start), min(stop, end))

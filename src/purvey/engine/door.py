@@ -1,0 +1,153 @@
+"""The door of a language model: prompts become tokens, and what cannot be served is refused."""
+
+from collections.abc import Callable
+
+from purvey.contracts.engine import (
+    ChatPrompt,
+    Generate,
+    Prompt,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)
+from purvey.engine.generation import Generation, Reply
+from purvey.engine.request import Sequence
+from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
+from purvey.models.chat import ChatTemplate
+from purvey.models.tokenizer import Tokenizer
+
+CheckFits = Callable[[int], None]
+"""Refuses a number of positions that the cache could never hold."""
+
+
+class Door:
+    """Turns requests into work, or refuses them before any work is done. Safe in any thread.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: Its chat template; None when it takes no conversations.
+        stop_ids: Tokens that end an output.
+        vocabulary_size: Token ids it has a row for.
+        context_tokens: Longest prompt plus output.
+        check_fits: What the cache adds to the refusals.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        *,
+        stop_ids: frozenset[int],
+        vocabulary_size: int,
+        context_tokens: int,
+        check_fits: CheckFits,
+    ) -> None:
+        self._tokenizer, self._template, self._stop_ids = tokenizer, template, stop_ids
+        self._vocabulary_size, self._context_tokens = vocabulary_size, context_tokens
+        self._check_fits = check_fits
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of a prompt.
+
+        Raises:
+            InvalidValueError: It is empty, the template refuses it, or an id is out of range.
+            UnsupportedValueError: A conversation for a model without chat template.
+        """
+        match prompt:
+            case ChatPrompt(messages=messages):
+                if self._template is None:
+                    raise UnsupportedValueError(
+                        "this model has no chat template.",
+                        param="messages",
+                        hint="Send plain text to /v1/completions instead.",
+                    )
+                ids = self._template.encode(messages, self._tokenizer)
+            case TextPrompt(text=text):
+                ids = self._tokenizer.encode_prompt(text)
+            case TokenPrompt(tokens=tokens):
+                ids = self._checked(tokens)
+        if not ids:
+            raise InvalidValueError("the prompt is empty.", param=_param(prompt))
+        return ids
+
+    def encode_output(self, output: TextPrompt | TokenPrompt) -> list[int]:
+        """Return the token ids of a given output, which continues a prompt."""
+        if isinstance(output, TokenPrompt):
+            return self._checked(output.tokens)
+        return self._tokenizer.encode(output.text, is_continuation=True)
+
+    def encode_pair(
+        self, pair: tuple[Prompt, TextPrompt | TokenPrompt]
+    ) -> tuple[list[int], list[int]]:
+        """Return prompt and output to be scored.
+
+        Raises:
+            ContextLengthError: Together they exceed the context or the cache.
+        """
+        prompt, output = self.encode(pair[0]), self.encode_output(pair[1])
+        self._check_context(len(prompt), len(output), _param(pair[0]))
+        return prompt, output
+
+    def generation(
+        self, request: Generate, reply: Reply, *, is_background: bool = False
+    ) -> Generation:
+        """Build the work of a request.
+
+        Args:
+            request: What is asked.
+            reply: Where answers go.
+            is_background: Whether it yields to interactive requests.
+
+        Raises:
+            ContextLengthError: Prompt and output exceed the context or the cache.
+            UserError: What `encode` raises.
+        """
+        prompt, sampling = request.prompt, request.sampling
+        ids = self.encode(prompt)
+        left = self._context_tokens - len(ids)
+        num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
+        self._check_context(len(ids), num_new, _param(prompt))
+        sequence = Sequence(
+            request_id=request.request_id,
+            tokens=ids,
+            num_prompt=len(ids),
+            max_new_tokens=num_new,
+            sampling=sampling,
+            prompt_logprobs_from=_prompt_logprobs_from(sampling),
+            is_background=is_background,
+        )
+        return Generation(
+            sequence,
+            tokenizer=self._tokenizer,
+            stop_ids=self._stop_ids,
+            reply=reply,
+            echo=self._text(prompt, ids) if sampling.echo else None,
+        )
+
+    def _text(self, prompt: Prompt, ids: list[int]) -> str:
+        return prompt.text if isinstance(prompt, TextPrompt) else self._tokenizer.decode(ids)
+
+    def _checked(self, tokens: tuple[int, ...]) -> list[int]:
+        if any(not 0 <= token < self._vocabulary_size for token in tokens):
+            raise InvalidValueError(
+                f"a token id is not below {self._vocabulary_size}.", param="prompt"
+            )
+        return list(tokens)
+
+    def _check_context(self, num_prompt: int, num_new: int, param: str) -> None:
+        if num_prompt + num_new > self._context_tokens:
+            raise ContextLengthError(
+                f"the context is {self._context_tokens} tokens; the prompt has {num_prompt} and "
+                f"the output may take {num_new}.",
+                param=param,
+                hint="Shorten the prompt, or ask for less output.",
+            )
+        self._check_fits(num_prompt + max(num_new - 1, 0))
+
+
+def _prompt_logprobs_from(sampling: Sampling) -> int | None:
+    return 0 if sampling.echo and sampling.num_logprobs is not None else None
+
+
+def _param(prompt: Prompt) -> str:
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"

@@ -1,0 +1,186 @@
+"""One generation: chooses tokens, turns them into text, and says so.
+
+Shape letters, this file only:
+    R = positions   V = vocabulary
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from torch import Tensor
+
+from purvey.contracts.engine import Delta, Finished, Refused, Started, TokenLogprob
+from purvey.engine.request import Sequence
+from purvey.engine.sampling import RowLogprobs, choose, logprobs
+from purvey.engine.text_output import TextOutput
+from purvey.engine.work import EndReason
+from purvey.errors import PurveyError
+from purvey.models.tokenizer import Tokenizer
+
+Reply = Callable[[Started | Delta | Finished | Refused], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldToken:
+    """A token whose log-probability waits for its text, characters `start` to `end`."""
+
+    token: TokenLogprob
+    start: int
+    end: int
+
+
+class Generation:
+    """Work that answers with `Started`, `Delta`s, then `Finished` or `Refused`.
+
+    A token's log-probability is sent with the text that the token completes. Tokens that
+    stand wholly inside a stop string, and the end token, are counted but not shown.
+
+    Args:
+        sequence: The prompt, its limits and its sampling.
+        tokenizer: Turns tokens into text.
+        stop_ids: Tokens that end the output.
+        reply: Where answers go; must not block for long.
+        echo: The prompt's text when it is to be shown before the output, else None.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        *,
+        tokenizer: Tokenizer,
+        stop_ids: frozenset[int],
+        reply: Reply,
+        echo: str | None = None,
+    ) -> None:
+        self._sequence, self._tokenizer, self._stop_ids = sequence, tokenizer, stop_ids
+        self._reply, self._echo = reply, echo
+        self._num_logprobs = sequence.sampling.num_logprobs
+        prompt = sequence.tokens[: sequence.num_prompt]
+        self._output = TextOutput(tokenizer.stream(after=prompt), sequence.sampling.stop)
+        self._prompt_logprobs: list[RowLogprobs] = []
+        self._held: deque[_HeldToken] = deque()
+        self._num_unsent = 0
+
+    @property
+    def sequence(self) -> Sequence:
+        """Its tokens and blocks."""
+        return self._sequence
+
+    def admit(self) -> None:
+        """Tell that the prompt is admitted."""
+        request_id, num_prompt = self._sequence.request_id, self._sequence.num_prompt
+        self._reply(Started(request_id=request_id, prompt_tokens=num_prompt))
+
+    def take(self, positions: range, logits_RV: Tensor) -> EndReason | None:
+        """Note the prompt's log-probabilities; once it is read, choose the next token."""
+        sequence = self._sequence
+        num_prompt_rows = max(0, min(positions.stop, sequence.num_prompt - 1) - positions.start)
+        if num_prompt_rows:
+            tokens = [sequence.tokens[p + 1] for p in positions[:num_prompt_rows]]
+            rows = logprobs(logits_RV[:num_prompt_rows], tokens, self._num_logprobs or 0)
+            self._prompt_logprobs += rows
+        if sequence.num_pending:
+            return None
+        if self._echo is not None:
+            self._send_echo(self._echo)
+        if sequence.is_full:
+            return "length"
+        return self._extend(logits_RV[-1])
+
+    def end(self, reason: EndReason) -> None:
+        """Send what was held back, then how it ended."""
+        text = self._output.finish()
+        self._send(text, is_last=True)
+        self._reply(
+            Finished(
+                request_id=self._sequence.request_id,
+                reason="stop" if self._output.is_stopped else reason,
+                prompt_tokens=self._sequence.num_prompt,
+                completion_tokens=self._sequence.num_output,
+            )
+        )
+
+    def fail(self, error: PurveyError) -> None:
+        """Refuse the request."""
+        self._reply(
+            Refused(
+                request_id=self._sequence.request_id,
+                code=error.code,
+                message=error.text,
+                param=error.param,
+            )
+        )
+
+    def cancel(self) -> None:
+        """Say that it ended; who cancelled over the link listens no more and ignores it."""
+        self._reply(
+            Finished(
+                request_id=self._sequence.request_id,
+                reason="cancelled",
+                prompt_tokens=self._sequence.num_prompt,
+                completion_tokens=self._sequence.num_output,
+            )
+        )
+
+    def _extend(self, logits_V: Tensor) -> EndReason | None:
+        sequence = self._sequence
+        token_id = choose(logits_V, sequence.sampling, position=len(sequence.tokens))
+        sequence.tokens.append(token_id)
+        self._num_unsent += 1
+        if token_id in self._stop_ids:
+            return "stop"
+        start = self._output.num_decoded
+        text = self._output.push(token_id)
+        if self._num_logprobs is not None:
+            (row,) = logprobs(logits_V[None], [token_id], self._num_logprobs)
+            token = self._named(token_id, row)
+            self._held.append(_HeldToken(token=token, start=start, end=self._output.num_decoded))
+        self._send(text)
+        return "length" if sequence.is_full else "stop" if self._output.is_stopped else None
+
+    def _send(self, text: str, *, is_last: bool = False) -> None:
+        tokens = self._release_tokens(is_last=is_last)
+        if not text and not tokens:
+            return
+        self._reply(
+            Delta(
+                request_id=self._sequence.request_id,
+                text=text,
+                num_tokens=self._num_unsent,
+                tokens=tokens,
+            )
+        )
+        self._num_unsent = 0
+
+    def _release_tokens(self, *, is_last: bool) -> tuple[TokenLogprob, ...]:
+        num_released, is_stopped = self._output.num_released, self._output.is_stopped
+        released: list[TokenLogprob] = []
+        while self._held:
+            held = self._held[0]
+            is_shown = held.start < num_released if is_stopped else held.end <= num_released
+            if not (is_shown or (is_last and not is_stopped)):
+                break
+            released.append(self._held.popleft().token)
+        return tuple(released)
+
+    def _send_echo(self, text: str) -> None:
+        self._echo = None
+        sequence = self._sequence
+        tokens: tuple[TokenLogprob, ...] = ()
+        if self._num_logprobs is not None:
+            first, *rest = sequence.tokens[: sequence.num_prompt]
+            unknown = RowLogprobs(chosen=0.0, alternatives=())  # nothing stands before it
+            rows = zip(rest, self._prompt_logprobs, strict=True)
+            tokens = (self._named(first, unknown), *(self._named(t, row) for t, row in rows))
+        self._reply(Delta(request_id=sequence.request_id, text=text, num_tokens=0, tokens=tokens))
+
+    def _named(self, token_id: int, row: RowLogprobs) -> TokenLogprob:
+        alternatives = tuple(self._plain(i, p) for i, p in row.alternatives)
+        return msgspec.structs.replace(self._plain(token_id, row.chosen), alternatives=alternatives)
+
+    def _plain(self, token_id: int, logprob: float) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(token_id)
+        text = data.decode("utf-8", errors="replace")
+        return TokenLogprob(token_id=token_id, text=text, data=data, logprob=logprob)

@@ -1,0 +1,221 @@
+"""The engine process: one model, one link, four threads.
+
+The receiver reads frames and handles `Cancel` at once. The desk tokenises, decodes images
+and refuses what cannot be served. The model's loop computes. Explanations run one at a time
+in a thread of their own and ask the loop like everybody else. Answers leave from whichever
+thread has them; the link keeps frames whole.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Protocol
+
+import msgspec
+import torch
+
+from purvey.contracts.engine import (
+    Cancel,
+    Classify,
+    Drain,
+    Explain,
+    Generate,
+    LoadFailed,
+    LoadModel,
+    Score,
+    ToEngine,
+    Tokenize,
+)
+from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.models.language import LanguageModel
+from purvey.models.loading import open_model
+from purvey.telemetry.logs import bind
+from purvey.telemetry.metrics import BROAD_CATCHES
+from purvey.worker.resident import Question, Resident, refusal
+from purvey.worker.resident_classifier import ResidentClassifier
+from purvey.worker.resident_language import ResidentLanguage
+
+logger = logging.getLogger(__name__)
+_STATS_INTERVAL_S = 1.0
+_STOP_TIMEOUT_S = 10.0
+
+
+class EngineLink(Protocol):
+    """The part of a link that the engine uses."""
+
+    def receive(self) -> ToEngine | None:
+        """Wait for the next message; None when the parent is gone."""
+        ...
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Write one message whole, from any thread."""
+        ...
+
+
+def run(link: EngineLink) -> int:
+    """Load the model that the first frame names and answer until drained or abandoned.
+
+    Returns:
+        The process's exit status: 0 after `Drain` or when the parent is gone, 1 when the
+        model could not be loaded.
+    """
+    load = link.receive()
+    if load is None:
+        return 0
+    if not isinstance(load, LoadModel):
+        raise InternalError("an engine was not told first what to load")
+    with bind(model=load.source.name):
+        try:
+            torch.set_num_threads(load.num_threads)
+            resident = _open(load)
+        except Exception as error:  # noqa: BLE001 (the process's edge: the parent must learn why)
+            named = _named(error, "the model could not be loaded.")
+            link.send(LoadFailed(code=named.code, message=named.text))
+            return 1
+        link.send(resident.loaded)
+        logger.info("engine.ready", extra={"num_bytes": resident.loaded.resident_bytes})
+        _Process(link, resident).run()
+        return 0
+
+
+def _open(load: LoadModel) -> Resident:
+    model = open_model(load.source)
+    if isinstance(model, LanguageModel):
+        return ResidentLanguage(
+            model, kv_cache_bytes=load.kv_cache_bytes, max_batch_tokens=load.max_batch_tokens
+        )
+    return ResidentClassifier(model)
+
+
+class _Process:
+    """The threads of a loaded engine and who is being served.
+
+    Invariant: `_asked` holds the ids that wait for, or are in, the desk or the explanations;
+    `_cancelled` is a subset of it.
+    """
+
+    def __init__(self, link: EngineLink, resident: Resident) -> None:
+        self._link, self._resident = link, resident
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="desk")
+        self._explanations = ThreadPoolExecutor(1, thread_name_prefix="explanations")
+        self._loop = threading.Thread(target=self._run_loop, name="loop", daemon=True)
+        self._ended = threading.Event()
+        self._is_draining = False
+        self._lock = threading.Lock()
+        self._asked: set[str] = set()
+        self._cancelled: set[str] = set()
+
+    def run(self) -> None:
+        """Serve until drained or abandoned."""
+        self._loop.start()
+        for name, target in (("receiver", self._receive), ("statistics", self._tell_stats)):
+            threading.Thread(target=target, name=name, daemon=True).start()
+        self._ended.wait()
+        self._resident.stop()
+        self._desk.shutdown(wait=True, cancel_futures=True)
+        self._explanations.shutdown(wait=True, cancel_futures=True)
+        self._loop.join(_STOP_TIMEOUT_S)
+
+    def _receive(self) -> None:
+        try:
+            while (message := self._link.receive()) is not None:
+                self._dispatch(message)
+        except (InternalError, OSError):
+            logger.exception("engine.link_failed")
+        self._ended.set()
+
+    def _dispatch(self, message: ToEngine) -> None:
+        match message:
+            case Cancel(request_id=request_id):
+                self._cancel(request_id)
+            case Drain():
+                self._is_draining = True
+                threading.Thread(target=self._drain, name="drain", daemon=True).start()
+            case Explain():
+                self._ask(message, self._explanations)
+            case Generate() | Score() | Classify() | Tokenize():
+                self._ask(message, self._desk)
+            case LoadModel():
+                raise InternalError("an engine was told twice what to load")
+
+    def _ask(self, question: Question, executor: ThreadPoolExecutor) -> None:
+        if self._is_draining:
+            self._refuse(question.request_id, ShuttingDownError("the engine is shutting down."))
+            return
+        with self._lock:
+            self._asked.add(question.request_id)
+        executor.submit(self._answer, question)
+
+    def _answer(self, question: Question) -> None:
+        request_id = question.request_id
+        with bind(request_id=request_id):
+            try:
+                if not self._is_cancelled(request_id):
+                    self._resident.answer(question, self._send, self._checker(request_id))
+            except CancelledError:
+                logger.info("engine.cancelled")
+            except Exception as error:  # noqa: BLE001 (the request's fence: the engine goes on)
+                self._refuse(request_id, _named(error, "the engine failed on this request."))
+        with self._lock:
+            self._asked.discard(request_id)
+            was_cancelled = request_id in self._cancelled
+            self._cancelled.discard(request_id)
+        if was_cancelled:  # it came while the request was on its way into the loop
+            self._resident.cancel(request_id)
+
+    def _cancel(self, request_id: str) -> None:
+        with self._lock:
+            if request_id in self._asked:
+                self._cancelled.add(request_id)
+        self._resident.cancel(request_id)
+
+    def _is_cancelled(self, request_id: str) -> bool:
+        with self._lock:
+            return request_id in self._cancelled
+
+    def _checker(self, request_id: str) -> Callable[[], None]:
+        def check() -> None:
+            if self._is_cancelled(request_id) or self._ended.is_set():
+                raise CancelledError
+
+        return check
+
+    def _drain(self) -> None:
+        """Finish what was accepted, in the order that keeps answers coming, then end."""
+        self._desk.shutdown(wait=True)
+        self._explanations.shutdown(wait=True)
+        self._resident.drain()
+        self._loop.join()
+        self._send(self._resident.stats())
+        self._ended.set()
+
+    def _run_loop(self) -> None:
+        try:
+            self._resident.run()
+        except BaseException:
+            logger.exception("engine.loop_failed")
+            BROAD_CATCHES.labels(where="engine_loop").inc()
+            self._ended.set()
+            raise
+
+    def _tell_stats(self) -> None:
+        while not self._ended.wait(_STATS_INTERVAL_S):
+            self._send(self._resident.stats())
+
+    def _refuse(self, request_id: str, error: PurveyError) -> None:
+        self._send(refusal(request_id, error))
+
+    def _send(self, message: msgspec.Struct) -> None:
+        try:
+            self._link.send(message)
+        except OSError:  # the parent is gone, and with it everybody who asked
+            self._ended.set()
+
+
+def _named(error: Exception, message: str) -> PurveyError:
+    if isinstance(error, PurveyError):
+        return error
+    logger.error("engine.failed", exc_info=error)
+    BROAD_CATCHES.labels(where="engine_process").inc()
+    return InternalError(message)

@@ -1,0 +1,153 @@
+"""A language model in an engine process: generations, scores, tokens, explanations."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from purvey.contracts.engine import (
+    Classify,
+    EngineStats,
+    Explain,
+    Explained,
+    Generate,
+    ModelLoaded,
+    Score,
+    Scored,
+    Tokenize,
+    Tokenized,
+)
+from purvey.engine.core import Core
+from purvey.engine.door import Door
+from purvey.engine.frozen import FrozenDecoder
+from purvey.engine.greedy_text import GreedyWriter
+from purvey.engine.kv_cache import KVCache, blocks_in
+from purvey.engine.runner import Runner
+from purvey.engine.score import Pair, Scorer
+from purvey.errors import MethodUnsupportedError, PurveyError
+from purvey.models.language import LanguageModel
+from purvey.worker.explaining import explain_language
+from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+
+
+class ResidentLanguage:
+    """A language model with its loop.
+
+    Args:
+        model: The model; its decoder is emptied into serving form.
+        kv_cache_bytes: Memory for keys and values.
+        max_batch_tokens: Rows of one step at most.
+
+    Raises:
+        SettingError: The memory or the batch is too small for this model.
+    """
+
+    def __init__(self, model: LanguageModel, *, kv_cache_bytes: int, max_batch_tokens: int) -> None:
+        config = model.decoder.config
+        num_parameters = model.num_parameters
+        decoder = FrozenDecoder(model.decoder)
+        cache = KVCache(config, num_blocks=blocks_in(kv_cache_bytes, config))
+        self._core = Core(Runner(decoder, cache), max_batch_tokens=max_batch_tokens)
+        self._tokenizer = model.tokenizer
+        self._door = Door(
+            model.tokenizer,
+            model.template,
+            stop_ids=model.stop_ids,
+            vocabulary_size=config.vocabulary_size,
+            context_tokens=config.context_tokens,
+            check_fits=self._core.check_fits,
+        )
+        self._scorer = Scorer(self._core, self._door.encode_pair)
+        self._writer = GreedyWriter(self._core, self._door)
+        self._scores: dict[str, Future[list[list[float]]]] = {}
+        self._lock = threading.Lock()
+        self._loaded = ModelLoaded(
+            task="text-generation",
+            context_tokens=config.context_tokens,
+            has_chat_template=model.template is not None,
+            num_parameters=num_parameters,
+            resident_bytes=decoder.num_bytes + cache.num_bytes,
+        )
+
+    @property
+    def loaded(self) -> ModelLoaded:
+        """What was loaded."""
+        return self._loaded
+
+    def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
+        """Answer at once, or hand the question to the loop."""
+        match question:
+            case Generate():
+                self._core.submit(self._door.generation(question, send))
+            case Score():
+                self._score(question, send)
+            case Tokenize():
+                send(self._tokenized(question))
+            case Explain():
+                send(self._explained(question, check))
+            case Classify():
+                raise MethodUnsupportedError(
+                    "this model generates text and has no labels.", param="model"
+                )
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request within one step."""
+        self._core.cancel(request_id)
+        with self._lock:
+            scores = self._scores.get(request_id)
+        if scores is not None:
+            scores.cancel()
+
+    def run(self) -> None:
+        """Compute until drained or stopped."""
+        self._core.run()
+
+    def drain(self) -> None:
+        """Accept nothing more and finish what was accepted."""
+        self._core.drain()
+
+    def stop(self) -> None:
+        """Accept nothing more and cancel what was accepted."""
+        self._core.stop()
+
+    def stats(self) -> EngineStats:
+        """Count what is held."""
+        return self._core.stats()
+
+    def _score(self, question: Score, send: Send) -> None:
+        request_id = question.request_id
+        pairs = [self._door.encode_pair(pair) for pair in question.pairs]
+        num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
+        scores = self._scorer.submit_encoded(pairs)
+        with self._lock:
+            self._scores[request_id] = scores
+
+        def tell(done: Future[list[list[float]]]) -> None:
+            with self._lock:
+                self._scores.pop(request_id, None)
+            if done.cancelled():
+                return
+            if isinstance(error := done.exception(), PurveyError):
+                send(refusal(request_id, error))
+            else:
+                logprobs = tuple(tuple(tokens) for tokens in done.result())
+                send(Scored(request_id=request_id, logprobs=logprobs, prompt_tokens=num_tokens))
+
+        scores.add_done_callback(tell)
+
+    def _tokenized(self, question: Tokenize) -> Tokenized:
+        ids = self._door.encode(question.prompt)
+        data = (self._tokenizer.token_bytes(token_id) for token_id in ids)
+        texts = tuple(one.decode("utf-8", errors="replace") for one in data)
+        return Tokenized(request_id=question.request_id, tokens=tuple(ids), texts=texts)
+
+    def _explained(self, question: Explain, check: CheckCancelled) -> Explained:
+        def score(pairs: Sequence[Pair]) -> Future[list[list[float]]]:
+            check()
+            return self._scorer.submit(pairs)
+
+        result = explain_language(
+            question.request,
+            generate=self._writer.write,
+            score=score,
+        )
+        return Explained(request_id=question.request_id, result=result)
