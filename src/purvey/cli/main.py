@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
-from purvey.cli.serving import serve
+from purvey.cli.commands import jobs, keys
+from purvey.cli.commands.chatting import run as run_model
+from purvey.cli.commands.doctor import doctor
+from purvey.cli.commands.explaining import explain
+from purvey.cli.commands.listing import list_models, show
+from purvey.cli.commands.serving import serve
+from purvey.cli.commands.training import train
+from purvey.cli.commands.usage import usage
 from purvey.cli.terminal import AsJson, print_error
 from purvey.errors import PurveyError, UserError
 
@@ -35,6 +42,16 @@ def demo(
 
 
 app.command()(serve)
+app.command("run")(run_model)
+app.command("chat", help="The same as `run`.")(run_model)
+app.command()(train)
+app.add_typer(jobs.app, name="jobs")
+app.command("list")(list_models)
+app.command()(show)
+app.command()(explain)
+app.add_typer(keys.app, name="keys")
+app.command()(usage)
+app.command()(doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

@@ -30,8 +30,10 @@ def notices() -> "Console":
 
 
 def print_json(value: object) -> None:
-    """Print a JSON value, indented, as it came from the server."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a JSON value or an answer of the client, indented."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

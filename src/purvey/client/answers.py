@@ -33,17 +33,22 @@ class Explanations:
     def __init__(self, transport: Transport, waiter: Waiter) -> None:
         self._transport, self._waiter = transport, waiter
 
-    def create(self, model: str, source: Json, **options: object) -> Explanation:
+    def create(
+        self,
+        model: str,
+        input: Json,  # noqa: A002 (the API's name)
+        **options: object,
+    ) -> Explanation:
         """Ask why; `wait` when the answer is still `in_progress`.
 
         Args:
             model: Name of the model.
-            source: `{"text"}`, `{"messages"}` or `{"image"}`.
+            input: `{"text"}`, `{"messages"}` or `{"image"}`.
             options: `output`, `target`, `method`, `units`, `perturbation`, `budget`,
                 `faithfulness`, `include`, `seed`; None leaves one out.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        body = {"model": model, "input": source, **given}
+        body = {"model": model, "input": input, **given}
         return self._transport.post("/v1/explanations", Explanation, body=body)
 
     def get(self, explanation_id: str) -> Explanation:
@@ -97,6 +102,16 @@ class Answers:
         if top_k is not None:
             body["top_k"] = top_k
         return self._transport.post("/v1/classify", Classification, body=body)
+
+    def count_tokens(self, model: str, messages: Sequence[Json]) -> int:
+        """Return how many tokens a conversation is.
+
+        Raises:
+            UserError: The model takes no conversations, among others.
+        """
+        body: Json = {"model": model, "messages": list(messages)}
+        answer = self._transport.post("/v1/tokenize", dict[str, object], body=body)
+        return int(str(answer["count"]))
 
     def chat(self, model: str, messages: Sequence[Json], **sampling: object) -> Iterator[str]:
         """Yield the text of a chat answer as it is generated."""

@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass, replace
 
-import numpy as np
 from PIL import Image
 
 from purvey.contracts.clock import Clock
@@ -23,36 +22,30 @@ class SeenImage:
     """An image as given, and as the model sees it.
 
     Args:
-        given: The decoded image, RGB or grey.
-        height: Rows the model resizes to.
-        width: Columns the model resizes to.
+        width: Columns of the given image; boxes are told in its pixels.
+        height: Rows of the given image.
+        shown: The image for the picture, RGB, at any size.
+        pixels: The image (HWC) at the model's size and channels; it is perturbed there, which
+            keeps every pass cheap.
     """
 
-    given: Image.Image
-    height: int
     width: int
-
-    def pixels(self) -> Pixels:
-        """Return `pixels_HWC` at the model's size; perturbing there keeps every pass cheap."""
-        resized = self.given.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized, dtype=np.uint8)
-        return pixels.reshape(self.height, self.width, -1)
+    height: int
+    shown: Image.Image
+    pixels: Pixels
 
     def given_box(self, box: Box) -> Box:
         """Map a box of the model's pixels to pixels of the given image."""
-        across, down = self.given.width / self.width, self.given.height / self.height
+        height, width, _ = self.pixels.shape
+        across, down = self.width / width, self.height / height
         left, top, right, bottom = box
-        return (
-            round(left * across),
-            round(top * down),
-            round(right * across),
-            round(bottom * down),
-        )
+        return round(left * across), round(top * down), round(right * across), round(bottom * down)
 
-    @property
-    def min_side(self) -> int:
-        """Side of the smallest patch in the model's pixels: never below one given pixel."""
-        return max(-(-self.width // self.given.width), -(-self.height // self.given.height))
+    def grid(self) -> PatchGrid:
+        """Return the grid of patches; none is smaller than a pixel of the given image."""
+        height, width, _ = self.pixels.shape
+        min_side = max(-(-width // self.width), -(-height // self.height))
+        return PatchGrid(height=height, width=width, min_side=min_side)
 
 
 def explain_image_class(
@@ -70,8 +63,7 @@ def explain_image_class(
         MethodUnsupportedError: A method, unit or perturbation that images do not have.
     """
     _refuse_foreign(request)
-    pixels_HWC = image.pixels()
-    grid = PatchGrid(height=image.height, width=image.width, min_side=image.min_side)
+    pixels_HWC, grid = image.pixels, image.grid()
     aim = LabelTarget.chosen(request, model, _named(input_name, pixels_HWC))
 
     def value(keep_MA: Masks) -> Values:
@@ -88,7 +80,9 @@ def explain_image_class(
     )
     subject = Subject(num_atoms=grid.num_atoms, value=value)
     found = _in_given_pixels(investigate(subject, case, request, clock=clock), image)
-    picture = heat_map_png(image.given, found.attribution) if request.wants_picture else None
+    picture = None
+    if request.wants_picture:
+        picture = heat_map_png(image.shown, found.attribution, of=(image.width, image.height))
     return result_of(found, case, picture_png=picture)
 
 

@@ -34,22 +34,21 @@ def picture_size(width: int, height: int) -> tuple[int, int]:
     return 2 * panel_width + 3 * GAP + LEGEND_WIDTH, panel_height + 2 * GAP
 
 
-def heat_map_png(given: Image.Image, attribution: Attribution) -> bytes:
+def heat_map_png(shown: Image.Image, attribution: Attribution, *, of: tuple[int, int]) -> bytes:
     """Draw the heat map as a PNG: original, overlay, legend.
 
     Args:
-        given: The image as the user gave it.
-        attribution: Scores of patches whose boxes are in pixels of `given`.
+        shown: The image, RGB, at any size.
+        attribution: Scores of patches.
+        of: Width and height of the image whose pixels the boxes count.
     """
-    size = _panel_size(given.width, given.height)
+    size = _panel_size(*of)
     # A few pixels are shown as squares, many are smoothed.
-    smooth = (
-        Image.Resampling.LANCZOS if max(given.size) > size[0] // 4 else Image.Resampling.NEAREST
-    )
-    panel = given.convert("RGB").resize(size, smooth)
+    smooth = Image.Resampling.LANCZOS if max(of) > PANEL_PIXELS // 4 else Image.Resampling.NEAREST
+    panel = shown.resize(size, smooth)
     limit = float(np.abs(attribution.scores).max()) or 1.0
-    overlay = _overlay(panel, _heat(given.size, size, attribution) / limit)
-    sheet = Image.new("RGB", picture_size(given.width, given.height), PAPER)
+    overlay = _overlay(panel, _heat(of, size, attribution) / limit)
+    sheet = Image.new("RGB", picture_size(*of), PAPER)
     sheet.paste(panel, (GAP, GAP))
     sheet.paste(overlay, (2 * GAP + size[0], GAP))
     _legend(sheet, left=3 * GAP + 2 * size[0], height=size[1], limit=limit)

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.engine import NamedInputs, Prompt, TextPrompt, TokenPrompt
@@ -17,7 +18,7 @@ from purvey.contracts.model import ImageSpec, ModelManifest, TextSpec
 from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.explain.image import SeenImage, explain_image_class
 from purvey.explain.text import explain_generation, explain_text_class
-from purvey.models.images import decode_image
+from purvey.models.images import image_tensor, open_image
 
 Pair = tuple[Prompt, TextPrompt | TokenPrompt]
 Generate = Callable[[Prompt, int], str]
@@ -27,6 +28,8 @@ SubmitPairs = Callable[[Sequence[Pair]], Future[list[list[float]]]]
 SubmitInputs = Callable[[Sequence[NamedInputs]], Future[NDArray[np.floating]]]
 """Class probabilities, one row per input."""
 
+SHOWN_PIXELS = 720
+"""Longer side of the image that the picture is drawn from."""
 SMALLEST_PROBABILITY = 1e-30
 """Keeps log-probabilities finite where float32 softmax underflows."""
 
@@ -114,9 +117,26 @@ class _Classes:
 
 
 def _seen(request: ExplanationRequest, spec: ImageSpec) -> SeenImage:
+    """Decode the image as the model does, once at its size and once for the picture."""
     if request.image is None:
         raise InvalidValueError(
             "this model classifies images.", param="input", hint="Give input.image."
         )
-    given = decode_image(request.image)
-    return SeenImage(given=given, height=spec.height, width=spec.width)
+    given = open_image(request.image, param="input.image")
+    shrink = min(1.0, SHOWN_PIXELS / max(given.size))
+    width, height = (max(1, round(side * shrink)) for side in given.size)
+    shown = _pixels(request.image, ImageSpec(height=height, width=width, channels=3))
+    return SeenImage(
+        width=given.width,
+        height=given.height,
+        shown=Image.fromarray(shown),
+        pixels=_pixels(
+            request.image, ImageSpec(height=spec.height, width=spec.width, channels=spec.channels)
+        ),
+    )
+
+
+def _pixels(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Return `pixels_HWC` exactly as the model's own preparation sees them."""
+    x_CHW = image_tensor(data, spec, param="input.image")
+    return np.rint(x_CHW.permute(1, 2, 0).numpy() * 255.0).astype(np.uint8)

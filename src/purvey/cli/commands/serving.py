@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-DEFAULT_CONFIG = Path("purvey.toml")
-
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
@@ -38,7 +36,7 @@ def serve(
     from purvey.app import serve as run_server
     from purvey.settings import load_settings
 
-    flags: dict[str, object] = {
+    flags = {
         "host": host,
         "port": port,
         "data_dir": data_dir,
@@ -47,11 +45,4 @@ def serve(
         "log_format": log_format,
         "log_level": log_level,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
-    run_server(load_settings(flags=given, toml=_config_file(config)))
-
-
-def _config_file(named: Path | None) -> Path | None:
-    if named is None and DEFAULT_CONFIG.is_file():
-        return DEFAULT_CONFIG
-    return named
+    run_server(load_settings(flags=flags, toml=config))

@@ -1,0 +1,121 @@
+"""`purvey train`: from files to a model that answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from purvey.cli.connection import connect
+from purvey.cli.terminal import AsJson, console, notices, print_fields, print_json
+from purvey.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from purvey.cli.commands.sources import Plan
+    from purvey.client.purvey import Purvey
+    from purvey.client.values import Dataset, Job
+
+TASK_OF_COLUMNS = (
+    ({"text", "label"}, "text-classification"),
+    ({"image", "label"}, "image-classification"),
+    ({"conversation"}, "text-generation"),
+    ({"text"}, "text-generation"),
+)
+"""Which task a dataset is for when nobody says: the first whose kinds of column it has."""
+
+
+def train(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="A recipe (.toml), data files, your net (.py)."),
+    ],
+    task: Annotated[str | None, typer.Option(help="What the model is for [from the data].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the model answers under.")] = None,
+    base: Annotated[str | None, typer.Option(help="Registered model to start from.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training split.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Kinds of columns, as `body=text,topic=label` [inferred].")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A recipe field, as `optimizer.learning_rate=0.01`; repeatable."
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the job and return.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model: upload, build the dataset, run the job, show the test report.
+
+    A bare data file is enough; a recipe says the rest. The model is served when this returns.
+    """
+    from purvey.cli.commands.sources import read_plan
+    from purvey.client.jobs import succeeded
+
+    flags = {"task": task, "name": name, "model.base": base, "train.epochs": epochs}
+    plan = read_plan(sources, settings=settings or (), columns=columns, flags=flags)
+    out = notices()
+    with connect() as client:
+        job = _start(client, plan, out)
+        if not detach:
+            job = succeeded(_watch(client, job, out))
+    if as_json:
+        print_json(job)
+    else:
+        _print_outcome(job)
+
+
+def _start(client: "Purvey", plan: "Plan", out: "Console") -> "Job":
+    if plan.data:
+        dataset = _dataset(client, plan, out)
+        plan.recipe["dataset"] = dataset.id
+        plan.recipe.setdefault("task", _task_for(dataset))
+    job = client.training_jobs.create(plan.recipe)
+    out.print(f"job {job.id}", markup=False)
+    return job
+
+
+def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
+    files = []
+    for path in plan.data:
+        out.print(f"uploading {path.name} ({path.stat().st_size / 2**20:.1f} MiB)", markup=False)
+        files.append(client.files.upload(path).id)
+    dataset = client.datasets.create(files, name=plan.data[0].stem, columns=plan.columns)
+    dataset = client.datasets.wait(dataset.id)
+    columns = ", ".join(f"{column.name} ({column.kind})" for column in dataset.columns)
+    rows = ", ".join(f"{count} {split}" for split, count in dataset.splits.items())
+    out.print(f"dataset {dataset.id}: {columns}; rows: {rows}", markup=False)
+    return dataset
+
+
+def _task_for(dataset: "Dataset") -> str:
+    kinds = {column.kind for column in dataset.columns}
+    for needed, task in TASK_OF_COLUMNS:
+        if needed <= kinds:
+            return task
+    raise InvalidValueError(
+        "the data does not say what to train.",
+        param="task",
+        hint="Name it with --task, and the columns with --columns where they were misread.",
+    )
+
+
+def _watch(client: "Purvey", job: "Job", out: "Console") -> "Job":
+    from purvey.cli.commands.progress import show_progress
+
+    try:
+        show_progress(client.training_jobs.follow(job.id), out=out)
+    except KeyboardInterrupt:
+        out.print(f"The job goes on. `purvey jobs cancel {job.id}` ends it.", markup=False)
+        raise
+    return client.training_jobs.get(job.id)
+
+
+def _print_outcome(job: "Job") -> None:
+    from purvey.cli.details import report_fields
+
+    print_fields({"model": job.trained_model or f"(job {job.id}: {job.status})"})
+    print_fields(report_fields(job.report))
+    if job.trained_model:
+        console().print(f'Ask it: purvey run {job.trained_model} --prompt "..."', markup=False)
