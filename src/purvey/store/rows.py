@@ -30,7 +30,8 @@ def to_row(record: msgspec.Struct) -> dict[str, Any]:
 
 def from_row(row: Row[Any], record_type: type[R]) -> R:
     """Rebuild a record, checked against its types; columns it does not have are left out."""
-    return msgspec.convert(dict(row._mapping), record_type)
+    # Some names are a subclass of `str`, which msgspec does not take as keys.
+    return msgspec.convert({str(name): value for name, value in row._mapping.items()}, record_type)
 
 
 def get_row(
