@@ -38,7 +38,8 @@ def tell_language(home: "Home", official: "OpenAI", narrator: Narrator) -> str:
     answer = narrator.stream(_chat(official, tuned))
     narrator.say(
         "What it cannot do: two million weights and minutes of training know the sound of "
-        "reference prose and some docstrings, no facts and no reasoning. Expect nonsense beyond that."
+        "reference prose and some docstrings, no facts and no reasoning. Beyond that expect "
+        "nonsense."
     )
     narrator.record(model=tuned, question=QUESTION, answer=answer)
     return tuned
