@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from purvey.errors import SettingError, StorageUnavailableError
 from purvey.store import sqlite
@@ -33,7 +34,7 @@ def prepare(path: Path) -> None:
             _check(path)
         else:
             _create(path)
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.OperationalError, OperationalError) as error:
         raise StorageUnavailableError(
             f"the database {path.name!r} cannot be opened.",
             hint="Check that data_dir is writable and not full.",

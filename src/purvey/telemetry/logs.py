@@ -77,7 +77,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the event as one line."""
-        return json.dumps(event_of(record), ensure_ascii=True, separators=(",", ":"))
+        return _escaped(event_of(record))
 
 
 class ConsoleLines(logging.Formatter):
@@ -87,8 +87,8 @@ class ConsoleLines(logging.Formatter):
         """Return the event as one line."""
         event = event_of(record)
         time, level, name = event.pop("time"), event.pop("level"), event.pop("event")
-        fields = [f"{key}={json.dumps(value, ensure_ascii=True)}" for key, value in event.items()]
-        return " ".join([str(time), f"{level:<7}", str(name), *fields])
+        fields = [f"{key}={_escaped(value)}" for key, value in event.items()]
+        return " ".join([str(time), f"{level:<7}", _escaped(name).strip('"'), *fields])
 
 
 def event_of(record: logging.LogRecord) -> dict[str, object]:
@@ -113,6 +113,10 @@ def event_of(record: logging.LogRecord) -> dict[str, object]:
     if record.exc_info and record.exc_info[1] is not None:
         event |= _exception(record.exc_info[1])
     return event
+
+
+def _escaped(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 def _plain(value: object) -> object:

@@ -1,0 +1,145 @@
+"""Opening: from nothing, from this version, and everything that is refused."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from purvey.errors import SettingError, StorageUnavailableError
+from purvey.store import schema, sqlite
+from purvey.store.database import Database
+from purvey.store.tables import METADATA
+from purvey.testing.clock import FakeClock
+
+
+def test_migrating_from_empty_gives_the_tables(file: Path) -> None:
+    engine = sqlite.writing_engine(file)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"target_metadata": METADATA})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_head_is_the_newest_migration_and_all_are_known() -> None:
+    scripts = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == schema.HEAD
+    assert {script.revision for script in scripts.walk_revisions()} == schema.KNOWN_VERSIONS
+
+
+def test_a_new_database_is_made_aside_and_left_without_remains(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "purvey.db"
+    schema.prepare(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["purvey.db"]
+
+
+def test_an_interrupted_first_start_is_repaired(tmp_path: Path) -> None:
+    path = tmp_path / "purvey.db"
+    (tmp_path / "purvey.db.new").write_bytes(b"half a database")
+    (tmp_path / "purvey.db.new-wal").write_bytes(b"half a log")
+    schema.prepare(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["purvey.db"]
+
+
+def test_opening_at_head_never_loads_alembic(file: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from purvey.store import database;"
+        f"from purvey.store import schema; schema.prepare(Path({str(file)!r}));"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def refusal(path: Path) -> SettingError:
+    """Return the refusal, having checked that the file is as it was."""
+    before = path.read_bytes()
+    with pytest.raises(SettingError) as caught:
+        Database.open(f"sqlite:///{path}", clock=FakeClock())
+    assert path.read_bytes() == before
+    assert caught.value.hint, "a refusal says what to do"
+    return caught.value
+
+
+def test_a_damaged_header_is_refused(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[:16] = b"x" * 16
+    file.write_bytes(data)
+    assert "damaged" in refusal(file).message
+
+
+def test_a_damaged_page_is_refused(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[4_096 : 4_096 * 3] = b"\xff" * 8_192
+    file.write_bytes(data)
+    assert "damaged" in refusal(file).message
+
+
+def test_an_empty_file_is_refused(file: Path) -> None:
+    file.write_bytes(b"")
+    assert "damaged" in refusal(file).message
+
+
+def test_a_cut_file_is_refused(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:20_000])
+    assert "damaged" in refusal(file).message
+
+
+def test_a_newer_schema_is_refused(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    assert "upgrade" in refusal(file).hint
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    assert "not a database of Purvey" in refusal(path).message
+
+
+def test_a_log_without_its_database_is_not_replayed_into_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "purvey.db-wal").write_bytes(b"of another database")
+    with pytest.raises(SettingError, match="damaged"):
+        schema.prepare(tmp_path / "purvey.db")
+    assert not (tmp_path / "purvey.db").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageUnavailableError):
+        schema.prepare(tmp_path / "file" / "purvey.db")
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://u:p@h/d", "sqlite://", "sqlite:///"])
+def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Database.open(url, clock=FakeClock())
+    assert caught.value.param == "database_url"
+
+
+def test_what_was_written_before_a_kill_is_there_after(file: Path, tmp_path: Path) -> None:
+    """A copy of file and log, taken while the server runs, is what a kill leaves."""
+    database = Database.open(f"sqlite:///{file}", clock=FakeClock())
+    database.write_now(_add_project)
+    copy = tmp_path / "killed.db"
+    shutil.copy(file, copy)
+    shutil.copy(f"{file}-wal", f"{copy}-wal")
+    database.close()
+    again = Database.open(f"sqlite:///{copy}", clock=FakeClock())
+    assert again.read_now(_count_projects) == 1
+    again.close()
+
+
+def _add_project(conn: Connection) -> None:
+    conn.exec_driver_sql("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', 1)")
+
+
+def _count_projects(conn: Connection) -> int:
+    return int(conn.exec_driver_sql("SELECT count(*) FROM projects").scalar_one())
