@@ -11,8 +11,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from purvey.contracts.clock import Clock
 from purvey.contracts.ids import new_id
 from purvey.contracts.records import JobRecord
@@ -142,7 +140,7 @@ class Supervisor:
 
     async def _fill(self) -> None:
         while len(self._runs) < self._max_running and not self._is_draining:
-            job = await self._parts.database.write(self._claim)
+            job = await self._claim()
             if job is None:
                 return
             logger.info("job.claimed", extra={"job_id": job.id, "attempt": job.attempt})
@@ -150,13 +148,16 @@ class Supervisor:
             task = asyncio.create_task(self._finish(run), name=f"run-{job.id}")
             self._runs[job.id] = (run, task)
 
-    def _claim(self, conn: Connection) -> JobRecord | None:
-        return jobs.claim(
-            conn,
-            lease=new_id("lease_"),
-            now=self._parts.clock.now(),
-            lease_s=self._parts.config.lease_s,
-            excluding=[*self._not_due(), *self._runs],
+    async def _claim(self) -> JobRecord | None:
+        not_due = [*self._not_due(), *self._runs]
+        return await self._parts.database.write(
+            lambda conn: jobs.claim(
+                conn,
+                lease=new_id("lease_"),
+                now=self._parts.clock.now(),
+                lease_s=self._parts.config.lease_s,
+                excluding=not_due,
+            )
         )
 
     def _not_due(self) -> list[str]:
