@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 DEFAULT_BUCKETS = 2**16
-DEFAULT_WIDTH = 32
+DEFAULT_WIDTH = 16
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[^\W{_CJK}]+|[{_CJK}]")
 _DIGIT = re.compile(r"\d")
@@ -69,16 +69,19 @@ def featurise(text: str, *, buckets: int, max_bytes: int) -> tuple[Tensor, Tenso
         max_bytes: Longest text.
 
     Returns:
-        `features_F` (int32) and `weights_F` (float32). Characters and words each weigh
-        `1 / sqrt(their number)`, so a long text is not louder than a short one.
+        `features_F` (int32) and `weights_F` (float32). A feature that occurs k times weighs
+        1 + ln k; the weights of characters, and those of words, are scaled to length 1, so a long
+        text is not louder than a short one.
     """
     cut = text.encode("utf-8", "surrogatepass")[:max_bytes].decode("utf-8", "ignore")
     plain = _DIGIT.sub("0", unicodedata.normalize("NFKC", cut).casefold())
-    characters = np.concatenate(_character_ngrams(plain))
-    words = np.concatenate(_word_ngrams(plain, cut))
-    features = np.concatenate([characters, words]) % np.uint64(buckets)
-    weights = np.concatenate([_even(characters.size), _even(words.size)])
-    return torch.from_numpy(features.astype(np.int32)), torch.from_numpy(weights)
+    characters, words = _character_ngrams(plain), _word_ngrams(plain, cut)
+    hashes = _mixed(np.concatenate([*characters, *words])) % np.uint64(buckets)
+    num_characters = sum(grams.size for grams in characters)
+    parts = [_weighed(hashes[:num_characters]), _weighed(hashes[num_characters:])]
+    features = np.concatenate([features for features, _ in parts]).astype(np.int32)
+    weights = np.concatenate([weights for _, weights in parts])
+    return torch.from_numpy(features), torch.from_numpy(weights)
 
 
 def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +98,7 @@ def _character_ngrams(plain: str) -> list[NDArray[np.uint64]]:
     pairs = codes[:-1] * _MULTIPLIER + codes[1:]
     triples = pairs[:-1] * _MULTIPLIER + codes[2:]
     grams = (codes[1:-1], pairs, triples)
-    return [_mixed(gram, _SALTS["char"] + length) for length, gram in enumerate(grams)]
+    return [gram + _salt("char", length) for length, gram in enumerate(grams)]
 
 
 def _word_ngrams(plain: str, cut: str) -> list[NDArray[np.uint64]]:
@@ -103,12 +106,7 @@ def _word_ngrams(plain: str, cut: str) -> list[NDArray[np.uint64]]:
     words = _word_hashes([match[0] for match in _WORD.finditer(plain)])
     cased = _word_hashes([m[0] for m in _WORD.finditer(cut) if m[0] != m[0].casefold()])
     pairs = words[:-1] * _MULTIPLIER + words[1:]
-    word_salt = _SALTS["word"]
-    return [
-        _mixed(words, word_salt),
-        _mixed(pairs, word_salt + 1),
-        _mixed(cased, _SALTS["cased"]),
-    ]
+    return [words + _salt("word", 0), pairs + _salt("word", 1), cased + _salt("cased", 0)]
 
 
 def _word_hashes(words: list[str]) -> NDArray[np.uint64]:
@@ -136,13 +134,25 @@ def _powers(count: int) -> NDArray[np.uint64]:
 _POWERS = np.cumprod(np.full(64, _MULTIPLIER, dtype=np.uint64), dtype=np.uint64)
 
 
-def _mixed(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
+def _salt(kind: str, length: int) -> np.uint64:
+    """Return an offset that keeps equal numbers of different kinds apart."""
+    return np.uint64((_SALTS[kind] + length) * int(_MULTIPLIER) % 2**64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scatter 64-bit values (the finaliser of SplitMix64, Steele et al. 2014)."""
-    mixed = values + np.uint64(salt * int(_MULTIPLIER) % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _even(count: int) -> NDArray[np.float32]:
-    return np.full(count, 1.0 / np.sqrt(max(count, 1)), dtype=np.float32)
+def _weighed(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Return distinct features and their weights, 1 + ln k scaled to length 1."""
+    if not hashes.size:
+        return hashes, np.empty(0, dtype=np.float32)
+    ordered = np.sort(hashes)
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    starts = np.flatnonzero(is_first)
+    ends = np.concatenate([starts[1:], [ordered.size]])
+    weights = 1.0 + np.log(ends - starts)
+    return ordered[starts], (weights / np.sqrt(weights @ weights)).astype(np.float32)
