@@ -84,7 +84,7 @@ class LocalEngineLauncher:
                 await child.send(load)
                 loaded = await self._first_reply(messages)
         except BaseException as error:
-            child.kill()
+            await _end(child)  # whatever it was, no process is left behind
             if isinstance(error, TimeoutError):
                 raise WorkerCrashedError("the engine took too long to load its model") from error
             raise
@@ -245,9 +245,10 @@ class IpcEngine:
             logger.exception("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
             error = wrong
         self._ended = error
-        self._child.kill()
         for inbox in self._inboxes.values():
             inbox.put_nowait(None)
+        if not self._is_draining:  # else `close` waits for it to exit by itself
+            await _end(self._child)
 
     def _dispatch(self, message: FromEngine) -> None:
         if isinstance(message, EngineStats):
@@ -264,3 +265,9 @@ class IpcEngine:
     def _disagree(self, answer: Answer) -> InternalError:
         self._child.kill()  # its other answers are not to be trusted either
         return InternalError(f"an engine answered with {type(answer).__name__}")
+
+
+async def _end(child: Child[FromEngine]) -> None:
+    child.kill()
+    child.hang_up()
+    await child.wait()

@@ -1,0 +1,90 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from purvey.contracts.engine import Generate, LoadModel, Sampling, TextPrompt
+from purvey.contracts.ids import new_id
+from purvey.contracts.model import ModelSource
+from purvey.engine.client import IpcEngine, LocalEngineLauncher
+from purvey.errors import InternalError, InvalidCheckpointError, PurveyError, WorkerCrashedError
+from purvey.testing.engine_process import COMMAND, DEAD_NAME, REFUSED_NAME
+
+
+def _load(name: str) -> LoadModel:
+    source = ModelSource(name=name, folder="/nonexistent", digest="0" * 64)
+    return LoadModel(source=source, num_threads=1, kv_cache_bytes=1, max_batch_tokens=1)
+
+
+def _ask(text: str) -> Generate:
+    return Generate(
+        request_id=new_id("req_"), prompt=TextPrompt(text=text), sampling=Sampling(max_tokens=4)
+    )
+
+
+@pytest_asyncio.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[IpcEngine]:
+    client = await LocalEngineLauncher(cwd=tmp_path, command=COMMAND).launch(_load("echo"))
+    yield client
+    await client.close(timeout_s=5)
+
+
+async def _consume(engine: IpcEngine, text: str) -> int:
+    return len([event async for event in engine.generate(_ask(text))])
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [(REFUSED_NAME, InvalidCheckpointError), (DEAD_NAME, WorkerCrashedError)]
+)
+async def test_a_model_that_does_not_load_says_why(
+    tmp_path: Path, name: str, error: type[PurveyError]
+) -> None:
+    with pytest.raises(error):
+        await LocalEngineLauncher(cwd=tmp_path, command=COMMAND).launch(_load(name))
+
+
+async def test_a_load_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    silent = ("sleep", "60")  # ends by its unknown options, or is killed: never a model
+    launcher = LocalEngineLauncher(
+        cwd=tmp_path, command=("sh", "-c", " ".join(silent)), load_timeout_s=0.05
+    )
+    with pytest.raises(WorkerCrashedError, match="too long"):
+        await launcher.launch(_load("echo"))
+
+
+async def test_a_dying_process_ends_every_request_on_it(engine: IpcEngine) -> None:
+    waiting = [asyncio.create_task(_consume(engine, "!hang")) for _ in range(8)]
+    with pytest.raises(WorkerCrashedError):
+        await _consume(engine, "!die")
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in ended] == [WorkerCrashedError] * 8
+    assert not engine.is_alive
+
+
+@pytest.mark.parametrize("fault", ["!garbage", "!stranger", "!load"])
+async def test_an_engine_that_disagrees_is_ended(engine: IpcEngine, fault: str) -> None:
+    waiting = asyncio.create_task(_consume(engine, "!hang"))
+    provoking = asyncio.create_task(_consume(engine, fault))
+    with pytest.raises(InternalError):
+        await waiting
+    await asyncio.wait([provoking])
+    assert not engine.is_alive
+
+
+async def test_answers_to_a_cancelled_request_are_let_pass(engine: IpcEngine) -> None:
+    for _ in range(20):
+        stream = engine.generate(_ask("some longer text"))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert await _consume(engine, "abcd") == 6
+    assert engine.is_alive
+
+
+async def test_closing_kills_an_engine_that_does_not_drain(engine: IpcEngine) -> None:
+    waiting = asyncio.create_task(_consume(engine, "!hang"))
+    await _consume(engine, "a")
+    await engine.close(timeout_s=0.05)
+    with pytest.raises(WorkerCrashedError):
+        await waiting
