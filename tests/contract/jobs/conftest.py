@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from purvey.contracts.jobs import CheckpointSaved, JobFailed, JobStopped
+from purvey.contracts.jobs import CheckpointSaved, Heartbeat, JobEvent, JobFailed, JobStopped
 from purvey.jobs.launcher import JobLauncher, LocalJobLauncher
 from purvey.jobs.run import RunConfig
 from purvey.testing import scripted_jobs
@@ -29,7 +29,7 @@ async def quit_early(worker: Conversation) -> int:
 
 
 async def work_until_stopped(worker: Conversation) -> int:
-    worker.say(scripted_jobs.JobEvent(message="Working."))
+    worker.say(JobEvent(message="Working."))
     reason = await worker.stop_asked()
     if reason != "cancel":
         save(worker, step=5)
@@ -38,9 +38,9 @@ async def work_until_stopped(worker: Conversation) -> int:
 
 
 async def ignore_stop(worker: Conversation) -> int:
-    worker.say(scripted_jobs.JobEvent(message="Working."))
+    worker.say(JobEvent(message="Working."))
     while True:
-        worker.say(scripted_jobs.Heartbeat())
+        worker.say(Heartbeat())
         await asyncio.sleep(0.05)
 
 
