@@ -58,7 +58,8 @@ def _engine(path: Path, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin or commit by itself
-        for pragma in ("foreign_keys=ON", *pragmas):
+        # Without recursive triggers, INSERT OR REPLACE would slip a row past the ledger's.
+        for pragma in ("foreign_keys=ON", "recursive_triggers=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

@@ -99,7 +99,7 @@ def test_every_exception_is_described_without_its_message(stream: Stream) -> Non
 
 def _fail() -> None:
     try:
-        {}["canary"]
+        dict[str, str]()["canary"]
     except KeyError as cause:
         raise ValueError("canary") from cause
 
