@@ -83,10 +83,11 @@ class Artifacts:
             manifest = _manifest(folder)
             digest = manifest.digest()
             final = self._root / digest
-            if (final / ARTIFACT_MANIFEST).exists():
+            if self._is_whole(digest):
                 shutil.rmtree(folder)
             else:
                 _write_manifest(folder, manifest)
+                shutil.rmtree(final, ignore_errors=True)  # a torn removal, or damage
                 folder.rename(final)
                 sync_folder(self._root)
         except OSError as error:
@@ -133,6 +134,13 @@ class Artifacts:
                 shutil.rmtree(folder)
             except OSError as error:
                 raise storage_error(error) from error
+
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self.verify(digest)
+        except (NotFoundError, IntegrityError):
+            return False
+        return True
 
 
 def _manifest(folder: Path) -> ArtifactManifest:
