@@ -28,7 +28,7 @@ FIELDS = frozenset(
         *("method", "route", "status", "code", "param", "kind", "mode", "reason", "version"),
         *("duration_s", "compute_s", "delay_s", "timeout_s", "lease_s", "ttft_s"),
         *("attempt", "fence", "step", "count", "crashes", "num_bytes", "num_tokens"),
-        *("pid", "signal", "exit_status", "errno", "address", "path", "text"),
+        *("pid", "signal", "exit_status", "errno", "url", "path", "text"),
     }
 )
 """Fields that may be logged. Names outside the list are dropped, and listed as `dropped`."""
@@ -104,7 +104,7 @@ def event_of(record: logging.LogRecord) -> dict[str, object]:
         "logger": record.name,
     }
     if not is_ours:
-        event["text"] = _cut(record.msg)
+        event["text"] = _cut(_template(record))
     given = {k: v for k, v in vars(record).items() if k not in _STANDARD}
     fields = {**_bound.get(), **given}
     event |= {name: _plain(value) for name, value in fields.items() if name in FIELDS}
@@ -113,6 +113,12 @@ def event_of(record: logging.LogRecord) -> dict[str, object]:
     if record.exc_info and record.exc_info[1] is not None:
         event |= _exception(record.exc_info[1])
     return event
+
+
+def _template(record: logging.LogRecord) -> object:
+    if record.name == "py.warnings" and isinstance(record.args, tuple) and record.args:
+        return str(record.args[0]).partition("\n")[0]  # place, category and text; no source line
+    return record.msg
 
 
 def _escaped(value: object) -> str:

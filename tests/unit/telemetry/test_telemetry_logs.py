@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,6 +121,18 @@ def test_libraries_may_only_warn_and_without_values(stream: Stream) -> None:
     (event,) = events(stream)
     assert event["event"] == "library.warned"
     assert event["text"] == "cannot read %s"
+
+
+def test_a_warning_of_python_tells_where(stream: Stream) -> None:
+    logs.configure("json", "info")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+    (event,) = events(stream)
+    assert "test_telemetry_logs.py" in event["text"]
+    assert "DeprecationWarning: soon gone" in event["text"]
 
 
 def test_the_level_is_obeyed(stream: Stream) -> None:
