@@ -1,0 +1,247 @@
+"""Claims, order, recovery and fencing."""
+
+import asyncio
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from sqlalchemy import Connection
+
+from purvey.contracts.ids import DEFAULT_PROJECT
+from purvey.contracts.jobs import TERMINAL, CheckpointSaved, Heartbeat, JobEvent, JobStatus
+from purvey.contracts.records import CheckpointRecord, JobRecord
+from purvey.errors import InvalidCheckpointError, StorageUnavailableError
+from purvey.jobs.run import RunConfig
+from purvey.store import checkpoints, jobs
+from purvey.testing.scripted_jobs import (
+    Conversation,
+    ScriptedJobLauncher,
+    crash,
+    succeed,
+    until_stopped,
+)
+from purvey.testing.workshop import Workshop
+
+
+async def test_jobs_run_oldest_first_and_no_more_than_allowed(tmp_path: Path) -> None:
+    launcher = ScriptedJobLauncher(until_stopped)
+    async with Workshop(tmp_path, launcher, max_running=2) as workshop:
+        submitted = [await workshop.submit() for _ in range(3)]
+        for job in submitted[:2]:
+            await workshop.until_event(job.id, "Waiting.")
+        assert workshop.supervisor.num_running == 2
+        assert (await workshop.service.get(DEFAULT_PROJECT, submitted[2].id)).status == "queued"
+        await workshop.service.cancel(DEFAULT_PROJECT, submitted[0].id)
+        await workshop.until_event(submitted[2].id, "Waiting.")
+        assert [spec.job_id for spec in launcher.launched] == [job.id for job in submitted]
+
+
+def abandoned(
+    conn: Connection, job_id: str, *, wanted: Literal["run", "pause", "cancel"], claims: int
+) -> None:
+    """Leave a job as a server that died would: running, under a lease nobody renews."""
+    for claim in range(claims):
+        if claim:
+            jobs.move(conn, job_id, to="queued", now=0.0)
+        assert jobs.claim(conn, lease="lease_dead", now=0.0, lease_s=30.0) is not None
+    jobs.want(conn, DEFAULT_PROJECT, job_id, wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "claims", "status"),
+    [
+        ("run", 1, "succeeded"),
+        ("run", 3, "failed"),
+        ("pause", 1, "paused"),
+        ("cancel", 1, "cancelled"),
+    ],
+)
+async def test_a_server_that_starts_settles_what_a_dead_one_left(
+    tmp_path: Path,
+    wanted: Literal["run", "pause", "cancel"],
+    claims: int,
+    status: JobStatus,
+) -> None:
+    async with Workshop(tmp_path, ScriptedJobLauncher()) as workshop:
+        await workshop.supervisor.drain(timeout_s=0)
+        job = await workshop.submit()
+        await workshop.database.write(
+            lambda conn: abandoned(conn, job.id, wanted=wanted, claims=claims)
+        )
+    async with Workshop(tmp_path, ScriptedJobLauncher()) as workshop:
+        settled = await workshop.until(job.id, "paused", *TERMINAL)
+        assert settled.status == status
+        assert len(workshop.effects.ended) == (status in TERMINAL)
+        await workshop.check(job.id)
+
+
+async def test_a_lease_that_ran_out_without_a_run_here_is_swept(tmp_path: Path) -> None:
+    config = RunConfig(lease_s=0.1)
+    async with Workshop(tmp_path, ScriptedJobLauncher(), config=config) as workshop:
+        stranded = JobRecord(
+            id="job_stranded",
+            project_id=DEFAULT_PROJECT,
+            key_id="key_0",
+            api="training",
+            kind="training",
+            status="running",
+            created_at=0.0,
+            recipe={},
+            recipe_digest="",
+            attempt=1,
+            fence=1,
+            lease="lease_dead",
+            lease_expires_at=0.0,
+        )
+        await workshop.database.write(lambda conn: jobs.insert(conn, stranded))
+        settled = await workshop.until("job_stranded", *TERMINAL)
+        assert (settled.status, settled.fence) == ("succeeded", 2)
+
+
+async def test_a_worker_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
+    """The row is taken away under a live worker, as by another server: its events are refused."""
+
+    async def zombie(worker: Conversation) -> int:
+        worker.say(JobEvent(message="Mine."))
+        await worker.stop_asked()
+        raise AssertionError
+
+    async with Workshop(tmp_path, ScriptedJobLauncher(zombie)) as workshop:
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Mine.")
+
+        def take_over(conn: Connection) -> None:
+            jobs.move(conn, job.id, to="queued", now=0.0)
+            taken = jobs.claim(conn, lease="lease_other", now=0.0, lease_s=1e9)
+            assert taken is not None
+            jobs.move(conn, job.id, to="paused", now=0.0, fence=taken.fence)
+
+        await workshop.database.write(take_over)
+        before = await workshop.history(job.id)
+        [(run, task)] = workshop.supervisor._runs.values()
+        assert run._attempt is not None
+        worker = run._attempt._worker
+        worker._worker.say(JobEvent(message="Still mine."))  # type: ignore[attr-defined]  # the scripted one
+        await task
+        assert await worker.wait() == -9
+        assert await workshop.history(job.id) == before
+        assert (await workshop.service.get(DEFAULT_PROJECT, job.id)).status == "paused"
+    assert workshop.effects.ended == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (InvalidCheckpointError("a tensor has a hole."), "invalid_checkpoint"),
+        (KeyError("a bug of ours"), "internal_error"),
+    ],
+)
+async def test_a_result_that_cannot_be_registered_fails_the_job_and_leaves_nothing(
+    tmp_path: Path, fault: Exception, code: str
+) -> None:
+    async with Workshop(tmp_path, ScriptedJobLauncher()) as workshop:
+        workshop.effects.fault = fault
+        job = await workshop.submit()
+        failed = await workshop.until(job.id, *TERMINAL)
+        assert failed.status == "failed"
+        assert failed.error is not None
+        assert failed.error["code"] == code
+        assert "a bug of ours" not in str(failed.error)
+        assert failed.result is None
+        await workshop.check(job.id)
+
+
+async def test_damaged_checkpoints_are_named_and_never_end_in_a_silent_fresh_start(
+    tmp_path: Path,
+) -> None:
+    launcher = ScriptedJobLauncher()
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    async with Workshop(tmp_path, launcher) as workshop:
+        launcher.then(until_stopped)
+        busy = await workshop.submit()
+        await workshop.until_event(busy.id, "Waiting.")
+        job = await workshop.submit()
+        record = CheckpointRecord(
+            id="ftckpt_1",
+            job_id=job.id,
+            step=8,
+            folder=str(folder),
+            digest="0" * 64,
+            metrics={},
+            created_at=0.0,
+        )
+        await workshop.database.write(lambda conn: checkpoints.insert(conn, record))
+        await workshop.service.cancel(DEFAULT_PROJECT, busy.id)
+        failed = await workshop.until(job.id, *TERMINAL)
+        assert failed.error is not None
+        assert failed.error["code"] == "checkpoint_corrupt"
+        said = [event.message for event in await workshop.history(job.id)]
+        assert "checkpoint_corrupt: passed over the damaged checkpoint of step 8." in said
+        assert [spec.job_id for spec in launcher.launched] == [busy.id]
+
+
+async def test_a_checkpoint_outside_the_jobs_folder_is_not_believed(tmp_path: Path) -> None:
+    async def lie(worker: Conversation) -> int:
+        worker.say(CheckpointSaved(step=1, folder="/etc", digest="0" * 64))
+        return 0
+
+    launcher = ScriptedJobLauncher()
+    launcher.then(lie)
+    async with Workshop(tmp_path, launcher) as workshop:
+        job = await workshop.submit()
+        done = await workshop.until(job.id, *TERMINAL)
+        assert (done.status, done.attempt) == ("succeeded", 2)
+        page = await workshop.service.checkpoints(DEFAULT_PROJECT, job.id)
+        assert page.items == []
+
+
+async def test_a_store_that_refuses_for_a_moment_loses_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(lease_s=5.0)
+    async with Workshop(tmp_path, ScriptedJobLauncher(), config=config) as workshop:
+        refusals = iter([True, True, False])
+        renew = jobs.renew
+
+        def refuse_at_first(
+            conn: Connection, job_id: str, *, fence: int, now: float, lease_s: float
+        ) -> None:
+            if next(refusals, False):
+                raise StorageUnavailableError("the disk refused.")
+            renew(conn, job_id, fence=fence, now=now, lease_s=lease_s)
+
+        monkeypatch.setattr(jobs, "renew", refuse_at_first)
+        job = await workshop.submit()
+        done = await workshop.until(job.id, *TERMINAL)
+        assert (done.status, done.attempt) == ("succeeded", 1)
+        steps = [e.data["step"] for e in await workshop.history(job.id) if e.type == "metrics"]
+        assert steps == [1, 2, 3]
+        assert next(refusals, None) is None
+
+
+async def test_a_retry_waits_in_the_queue_where_its_owner_can_cancel_it(tmp_path: Path) -> None:
+    launcher = ScriptedJobLauncher(crash)
+    async with Workshop(tmp_path, launcher) as workshop:
+        workshop.supervisor._backoff_s = 3_600.0
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Attempt 1 of 3 was lost")
+        other = await workshop.submit()
+        launcher.then(succeed)
+        await workshop.until(other.id, "succeeded")  # it does not block the others
+        assert (await workshop.service.get(DEFAULT_PROJECT, job.id)).status == "queued"
+        assert (await workshop.service.cancel(DEFAULT_PROJECT, job.id)).status == "cancelled"
+
+
+async def test_heartbeats_alone_keep_a_worker_alive(tmp_path: Path) -> None:
+    async def slow(worker: Conversation) -> int:
+        for _ in range(15):  # half as long again as the lease
+            worker.say(Heartbeat())
+            await asyncio.sleep(0.1)
+        return await succeed(worker)
+
+    config = RunConfig(lease_s=1.0)
+    async with Workshop(tmp_path, ScriptedJobLauncher(slow), config=config) as workshop:
+        job = await workshop.submit()
+        done = await workshop.until(job.id, *TERMINAL)
+        assert (done.status, done.attempt) == ("succeeded", 1)
