@@ -106,6 +106,7 @@ def build(
         engines=engines,
         clock=clock,
         is_ready=readiness.is_ready,
+        started_at=clock.monotonic(),
         defaults=Defaults(default_max_tokens=settings.default_max_tokens),
         allowed_hosts=settings.allowed_hosts,
     )
@@ -178,6 +179,7 @@ class Application:
             await self._supervisor.start()
             await self._serve(self._stop_asked)
         finally:
+            self._http.close()
             self.services.database.close()
             self._folder.close()
 
@@ -212,19 +214,17 @@ class Application:
             raise self._failure
 
     async def _serve(self, stop_asked: asyncio.Event) -> None:
-        serving = asyncio.create_task(self._http.run(), name="http")
-        gauges = asyncio.create_task(show_engines(self.services.engines), name="gauges")
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(self._http.run(), name="http")
+            gauges = tasks.create_task(show_engines(self.services.engines), name="gauges")
             await self._http.listening()
             self._readiness.take_up()
             logger.info("server.started", extra={"url": self.base_url})
-            await asyncio.wait(
-                [serving, asyncio.create_task(stop_asked.wait())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            gauges.cancel()
-            await self._drain(serving)
+            try:
+                await stop_asked.wait()
+            finally:
+                await self._drain(serving)
+                gauges.cancel()
 
     async def _drain(self, serving: "asyncio.Task[None]") -> None:
         self._readiness.give_up()

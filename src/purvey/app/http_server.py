@@ -80,6 +80,10 @@ class HttpServer:
         while not self._server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.005)
 
+    def close(self) -> None:
+        """Give the address up, if `run` never has; safe to call twice."""
+        self._listener.close()
+
     def stop(self) -> None:
         """Accept nothing new; a second call cuts off what still runs."""
         self._server.force_exit = self._server.should_exit
