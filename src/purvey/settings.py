@@ -58,7 +58,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 class HttpSettings(BaseModel):
     """How connections are served."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     keep_alive_s: Seconds = 75.0
     """Idle seconds before a connection is closed."""
@@ -78,6 +78,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,  # the reference page is made from them
     )
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"

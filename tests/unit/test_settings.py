@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from purvey.errors import SettingError
-from purvey.settings import Settings, client_environment, load_settings
+from purvey.settings import HttpSettings, Settings, client_environment, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +169,8 @@ def test_keywords_alone_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]  # the refusal is what is tested
+
+
+def test_every_setting_says_what_it_means() -> None:
+    fields = {**Settings.model_fields, **HttpSettings.model_fields}
+    assert [name for name, field in fields.items() if not field.description] == []
