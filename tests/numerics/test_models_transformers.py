@@ -1,0 +1,99 @@
+"""Folders of `transformers` load here and ours load there, with the same logits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from purvey.models.weights import load_folder, save_folder
+
+# Float32 sums of at most a few hundred terms, in another order: errors stay near 1e-6 here.
+TOLERANCE = 1e-4
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 5e5,
+}
+VARIANTS = {
+    "llama-untied": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama-tied-wide-heads": LlamaConfig(**SIZES, tie_word_embeddings=True, head_dim=20),
+    "llama-biased": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama-stretched": LlamaConfig(**SIZES, rope_parameters=LLAMA3_SCALING),
+    "llama-one-kv-head": LlamaConfig(**{**SIZES, "num_key_value_heads": 1}),
+    "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True, rope_theta=1e6),
+    "qwen2-untied": Qwen2Config(**SIZES, tie_word_embeddings=False),
+}
+
+
+def random_model(name: str) -> Any:  # transformers is untyped here
+    torch.manual_seed(7)
+    config = VARIANTS[name]
+    cls = LlamaForCausalLM if config.model_type == "llama" else Qwen2ForCausalLM
+    model = cls(config).eval()
+    for parameter in model.parameters():  # norms and biases too, and far from symmetric
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def tokens() -> Tensor:
+    return torch.randint(0, 97, (2, 60), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_their_folder_gives_their_logits_here(name: str, tmp_path: Path) -> None:
+    theirs = random_model(name)
+    theirs.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = theirs(tokens()).logits
+        ours = load_folder(tmp_path)(tokens())
+    assert expected.abs().max() > 1, "logits too small to tell a mistake"
+    assert (ours - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_our_folder_gives_our_logits_there(name: str, tmp_path: Path) -> None:
+    theirs = random_model(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_folder(tmp_path / "theirs")
+    save_folder(ours, tmp_path / "ours")
+    again, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    with torch.no_grad():
+        assert (again(tokens()).logits - ours(tokens())).abs().max() < TOLERANCE
+
+
+def test_sharded_and_half_precision_folder_loads(tmp_path: Path) -> None:
+    theirs = random_model("llama-untied").to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours = load_folder(tmp_path)
+    again = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert ours.embed_tokens.weight.dtype == torch.float32
+    with torch.no_grad():
+        expected = again(tokens()).logits
+        assert (ours(tokens()) - expected).abs().max() < TOLERANCE
+
+
+def test_right_padding_changes_no_earlier_logit(tmp_path: Path) -> None:
+    random_model("qwen2-tied").save_pretrained(tmp_path)
+    decoder = load_folder(tmp_path)
+    short = tokens()[:, :20]
+    padded = torch.cat([short, torch.zeros_like(short)], dim=1)
+    with torch.no_grad():
+        assert (decoder(padded)[:, :20] - decoder(short)).abs().max() < TOLERANCE
