@@ -1,9 +1,14 @@
 """Metrics that are looked at rather than counted: what the resident engines hold."""
 
 import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING
 
-from purvey.registry.engines import EnginePool
+from purvey.registry.engines import EnginePool, metrics_label
 from purvey.telemetry import metrics
+
+if TYPE_CHECKING:
+    from purvey.contracts.engine import EngineStats
 
 _INTERVAL_S = 1.0
 _GAUGES = {
@@ -26,11 +31,14 @@ async def show_engines(pool: EnginePool) -> None:
 
 
 def _show(pool: EnginePool, shown: set[str]) -> set[str]:
-    resident = {engine.name: engine.stats for engine in pool.loaded()}
+    resident: defaultdict[str, list[EngineStats]] = defaultdict(list)
+    for engine in pool.loaded():
+        known = [engine.stats] if engine.stats else []
+        resident[metrics_label(engine.digest)] += known
     for gone in shown - resident.keys():
         for gauge in _GAUGES.values():
             gauge.remove(gone)
-    for name, stats in resident.items():
+    for label, stats in resident.items():
         for field, gauge in _GAUGES.items():
-            gauge.labels(model=name).set(getattr(stats, field) if stats else 0)
+            gauge.labels(model=label).set(sum(getattr(s, field) for s in stats))
     return set(resident)

@@ -17,6 +17,7 @@ from purvey.contracts.engine import (
 from purvey.contracts.records import ModelRecord
 from purvey.errors import CapacityError, ShuttingDownError, WorkerCrashedError
 from purvey.registry.models import ModelRegistry
+from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class LoadedEngine:
 
     project_id: str
     name: str
+    digest: str
     model: ModelLoaded
     stats: EngineStats | None
 
@@ -140,6 +142,7 @@ class EnginePool:
             LoadedEngine(
                 project_id=place.record.project_id,
                 name=place.record.name,
+                digest=place.record.digest,
                 model=place.engine.model,
                 stats=place.engine.stats,
             )
@@ -209,6 +212,7 @@ class EnginePool:
                 await asyncio.wait([leaving])  # its memory first
             if place.crashes:
                 self.num_restarts += 1
+                metrics.ENGINE_RESTARTS.labels(model=metrics_label(place.record.digest)).inc()
                 await asyncio.sleep(max(0.0, place.retry_at - self._clock.monotonic()))
             source = await self._registry.source(place.record)
             place.engine = await self._launcher.launch(
@@ -291,6 +295,11 @@ class EnginePool:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         return task
+
+
+def metrics_label(digest: str) -> str:
+    """Return how a model is called in metrics, which anybody may read: names tell of tenants."""
+    return digest[:12]
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

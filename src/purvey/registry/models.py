@@ -1,6 +1,7 @@
 """Models by name: registered from the operator's folders, or made by jobs. Immutable."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
 
+CACHED_RECORDS = 4_096
+
 
 class ModelRegistry:
-    """The models of every project.
+    """The models of every project. One registry per database: deleting takes effect through it.
 
     Args:
         database: Where records live.
@@ -42,6 +45,8 @@ class ModelRegistry:
     ) -> None:
         self._database, self._artifacts, self._clock = database, artifacts, clock
         self._model_roots = tuple(model_roots)
+        self._known: OrderedDict[tuple[str, str], ModelRecord] = OrderedDict()
+        self._num_deletions = 0
 
     async def get(self, project_id: str, name: str) -> ModelRecord:
         """Return a model.
@@ -49,7 +54,16 @@ class ModelRegistry:
         Raises:
             ModelNotFoundError: No such model, or another project's.
         """
-        return await self._database.read(lambda conn: models.get(conn, project_id, name))
+        known = self._known.get((project_id, name))
+        if known is not None:
+            return known
+        before = self._num_deletions
+        record = await self._database.read(lambda conn: models.get(conn, project_id, name))
+        if before == self._num_deletions:  # else it may be the one that has just been deleted
+            self._known[project_id, name] = record
+            if len(self._known) > CACHED_RECORDS:
+                self._known.popitem(last=False)
+        return record
 
     async def page(
         self,
@@ -72,6 +86,8 @@ class ModelRegistry:
             InUseError: An unfinished job starts from it, or an adapter needs it.
         """
         await self._database.write(lambda conn: self._delete(conn, project_id, name))
+        self._num_deletions += 1
+        self._known.pop((project_id, name), None)
 
     async def register_folder(self, project_id: str, name: str, folder: Path) -> ModelRecord:
         """Register a folder of the operator, served in place.
@@ -195,7 +211,7 @@ def manifest_of(record: ModelRecord) -> ModelManifest:
 
 
 def _json(manifest: ModelManifest) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(manifest)
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(manifest))  # lists, no tuples
     return plain
 
 
