@@ -16,10 +16,13 @@ from purvey.explain.subject import Masks
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
-COARSE_CELLS = 4
-"""Cells along each side of the coarsest grid."""
+COARSE_CELLS = 8
+"""Cells along each side of the coarsest grid, at most."""
 FINE_CELLS = 16
 """Cells along each side of the finest grid, at most."""
+SMALLEST_PATCH = 2
+"""Pixels of a patch's side, at least: the absence of a smaller one says little to a network,
+because its neighbours say the same."""
 
 
 class PatchGrid:
@@ -31,9 +34,9 @@ class PatchGrid:
         min_side: Pixels of the shortest side a patch may have.
     """
 
-    def __init__(self, *, height: int, width: int, min_side: int = 1) -> None:
+    def __init__(self, *, height: int, width: int, min_side: int = SMALLEST_PATCH) -> None:
         self.height, self.width = height, width
-        self._min_side = max(min_side, 1)
+        self._min_side = max(min_side, SMALLEST_PATCH)
         self._longest_atom = max(self._min_side, -(-max(height, width) // FINE_CELLS))
         self._numbers = count()
         self._atom_boxes: list[Box] = []

@@ -24,6 +24,8 @@ SUPPORTS = (0, 92, 171)
 OPPOSES = (230, 111, 0)
 INK = (60, 60, 60)
 PAPER = (255, 255, 255)
+FADED = 0.45
+"""Contrast left to the grey copy: on a pale ground the colours look as in the legend."""
 STRONGEST = 0.88
 """Opacity of the strongest score; below 1 so that the image still shows through."""
 
@@ -77,6 +79,7 @@ def _heat(
 
 def _overlay(panel: Image.Image, heat_HW: NDArray[np.float64]) -> Image.Image:
     grey = np.asarray(panel.convert("L").convert("RGB"), dtype=np.float64)
+    grey = 255 - FADED * (255 - grey)
     colour = np.where(heat_HW[..., None] >= 0, SUPPORTS, OPPOSES)
     opacity = (STRONGEST * np.abs(heat_HW))[..., None]
     mixed = grey * (1 - opacity) + colour * opacity
