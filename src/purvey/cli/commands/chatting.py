@@ -1,7 +1,7 @@
 """`purvey run` and `purvey chat`: talk to a model in the terminal."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ class Talk:
 
     client: "Purvey"
     model: str
-    sampling: dict[str, object]
+    sampling: Mapping[str, object]
     messages: list[Turn] = field(default_factory=list)
 
     def reply(self) -> Reply:

@@ -33,7 +33,7 @@ def serve(
     Settings come from defaults, then the settings file, then `PURVEY_*`, then these flags.
     At the first start an administrator key is printed once.
     """
-    from purvey.app import serve as run_server
+    from purvey.app.serving import serve as run_server
     from purvey.settings import load_settings
 
     flags = {
