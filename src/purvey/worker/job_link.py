@@ -42,6 +42,7 @@ class JobLink:
         self._link = link
         self._stop: StopReason | None = None
         self._is_over = threading.Event()
+        self._beating = threading.Lock()
 
     @property
     def stop_requested(self) -> StopReason | None:
@@ -68,19 +69,25 @@ class JobLink:
 
     def attend(self, heartbeat_interval_s: float) -> None:
         """Start the threads that send heartbeats and hear requests to stop."""
+        self._link.send(Heartbeat())
         for target, arguments in ((self._beat, (heartbeat_interval_s,)), (self._hear, ())):
             threading.Thread(target=target, args=arguments, daemon=True).start()
 
     def close(self, last: DatasetBuilt | ModelTrained | JobStopped | JobFailed) -> None:
-        """Stop the heartbeat and say the last word."""
-        self._is_over.set()
-        self._link.send(last)
+        """Stop the heartbeat and say the last word; nothing follows it."""
+        with self._beating:
+            self._is_over.set()
+            self._link.send(last)
 
     def _beat(self, interval_s: float) -> None:
-        while True:
-            self._link.send(Heartbeat())
-            if self._is_over.wait(interval_s):
-                return
+        while not self._is_over.wait(interval_s):
+            with self._beating:
+                if self._is_over.is_set():
+                    return
+                try:
+                    self._link.send(Heartbeat())
+                except OSError:  # the supervisor is gone, which `_hear` sees too
+                    return
 
     def _hear(self) -> None:
         while (message := self._link.receive()) is not None:
