@@ -1,0 +1,81 @@
+"""The header of a safetensors file is checked before anything is read from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from purvey.errors import InvalidCheckpointError
+from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
+
+
+def entry(start: int, end: int, *, shape: list[int] | None = None, dtype: str = "F32") -> Any:
+    dimensions = [(end - start) // 4] if shape is None else shape
+    return {"dtype": dtype, "shape": dimensions, "data_offsets": [start, end]}
+
+
+def write(path: Path, header: Any, num_bytes: int) -> Path:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(num_bytes))
+    return path
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+    write_tensors(tensors, tmp_path / "x.safetensors")
+    assert read_header(tmp_path / "x.safetensors")["a"].shape == (2, 3)
+    again = read_tensors(tmp_path / "x.safetensors")
+    assert torch.equal(again["a"], tensors["a"])
+    assert torch.equal(again["b"], tensors["b"])
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    write_tensors({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    assert read_tensors(tmp_path / "x.safetensors")["a"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("header", "num_bytes", "complaint"),
+    [
+        ({"a": entry(0, 8), "b": entry(12, 16)}, 16, "hole"),
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "overlap"),
+        ({"a": entry(0, 8)}, 12, "cover"),
+        ({"a": entry(0, 16)}, 12, "cover"),
+        ({"a": entry(0, 8, shape=[3])}, 8, "shape"),
+        ({"a": entry(0, 8, shape=[-1, -2])}, 8, "impossible"),
+        ({"a": entry(0, 8, shape=[2**47, 2**47, 0])}, 8, "shape"),
+        ({"a": entry(0, 8, dtype="PICKLE")}, 8, "type"),
+        ({"a": entry(0, 4, shape=[1] * 9)}, 4, "dimensions"),
+        ({"a": {"dtype": "F32"}}, 4, "incompletely"),
+        ({"a": 3}, 4, "incompletely"),
+        ([], 0, "object"),
+        (b'{"a": 1, "a": 2}', 0, "duplicates"),
+        (b"{", 0, "JSON"),
+        (b"[" * 100_000, 0, "JSON"),
+    ],
+)
+def test_a_wrong_header_is_refused(
+    tmp_path: Path, header: Any, num_bytes: int, complaint: str
+) -> None:
+    path = write(tmp_path / "x.safetensors", header, num_bytes)
+    with pytest.raises(InvalidCheckpointError, match=complaint):
+        read_tensors(path)
+
+
+def test_a_huge_announced_header_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(InvalidCheckpointError, match="header"):
+        read_header(path)
+    path.write_bytes(b"\x01")
+    with pytest.raises(InvalidCheckpointError, match="header"):
+        read_header(path)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors({"weight": torch.tensor([1.0, float("nan")])}, path)
+    with pytest.raises(InvalidCheckpointError, match="'weight'"):
+        read_tensors(path)
