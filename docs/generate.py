@@ -109,7 +109,7 @@ def settings_page() -> str:
     return (
         "# Settings\n\nDefaults, then `purvey.toml`, then `PURVEY_*` variables (nested names with "
         "`__`), then flags of `purvey serve`. A misspelt name is an error that names the nearest. "
-        "Lists are JSON in variables. The clients read `PURVEY_BASE_URL` and `PURVEY_API_KEY`.\n\n"
+        "In variables, folders are separated by `:` and hosts by `,`. The clients read `PURVEY_BASE_URL` and `PURVEY_API_KEY`.\n\n"
         + _table(("setting", "variable", "default", "meaning"), rows)
     )
 

@@ -33,6 +33,7 @@ class Services:
     """Everything the routes may use.
 
     Args:
+        started_at: Monotonic seconds at which the server was built.
         is_ready: Whether new work is taken; false while the server starts or drains.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
     """
@@ -47,6 +48,7 @@ class Services:
     engines: EnginePool
     clock: Clock
     is_ready: Callable[[], bool]
+    started_at: float = 0.0
     limits: Limits = LIMITS
     defaults: Defaults = field(default_factory=Defaults)
     allowed_hosts: tuple[str, ...] = ()

@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from purvey.contracts.jobs import TERMINAL
 from purvey.contracts.records import DatasetRecord
 from purvey.errors import NotFoundError
 from purvey.store.rows import Order, Page, delete_row, get_row, page_rows, to_row
-from purvey.store.tables import DATASETS
+from purvey.store.tables import DATASETS, JOBS
 
 
 def insert(conn: Connection, record: DatasetRecord) -> None:
@@ -43,6 +44,16 @@ def page(
     return page_rows(
         conn, DATASETS, DatasetRecord, where=where, after=after, limit=limit, order=order
     )
+
+
+def references(conn: Connection, project_id: str, dataset_id: str) -> list[str]:
+    """List ids of the project's unfinished jobs that make or read the dataset."""
+    found = select(JOBS.c.id).where(
+        JOBS.c.project_id == project_id,
+        JOBS.c.dataset_id == dataset_id,
+        JOBS.c.status.not_in(TERMINAL),
+    )
+    return list(conn.execute(found).scalars())
 
 
 def finish(

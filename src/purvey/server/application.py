@@ -1,0 +1,84 @@
+"""The web application: every resource's routes behind one edge."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from purvey import __version__
+from purvey.server import health
+from purvey.server.edge import Edge
+from purvey.server.native import (
+    classify,
+    datasets,
+    explanations,
+    keys,
+    recipes,
+    server_status,
+    tokenize,
+    training_jobs,
+    usage,
+)
+from purvey.server.openai import absent, chat, completions, decisions, files, fine_tuning, models
+from purvey.server.routing import Routes, check_policies
+from purvey.server.services import Services
+
+DESCRIPTION = """Large models as a service on hardware you own. Paths, fields and errors are
+OpenAI's wherever OpenAI has them; use the official `openai` client with this server's address
+as `base_url`. Every refusal has one shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+# The hot paths first: the router looks from the top.
+RESOURCES: Iterable[Routes] = (
+    chat.routes,
+    completions.routes,
+    classify.routes,
+    decisions.routes,
+    explanations.routes,
+    tokenize.routes,
+    models.routes,
+    files.routes,
+    fine_tuning.routes,
+    datasets.routes,
+    training_jobs.routes,
+    recipes.routes,
+    keys.routes,
+    usage.routes,
+    server_status.routes,
+    health.routes,
+    absent.routes,
+)
+
+
+class Api(FastAPI):
+    """FastAPI whose only middleware is `Edge`."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the edge around the router, and nothing else."""
+        services: Services = self.state.services
+        return Edge(self.router, clock=services.clock, allowed_hosts=services.allowed_hosts)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, built at its first use."""
+        return super().openapi()
+
+
+def create_app(services: Services) -> Api:
+    """Build the application.
+
+    Raises:
+        TypeError: A route has no policy.
+    """
+    app = Api(
+        title="Purvey",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    app.router.routes.extend(route for resource in RESOURCES for route in resource)
+    check_policies(app.routes)
+    return app

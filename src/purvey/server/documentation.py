@@ -1,0 +1,49 @@
+"""What the OpenAPI document says beside the routes: errors, examples, the plain page."""
+
+from typing import Any
+
+from purvey.server.problems import ErrorEnvelope
+
+_REFUSALS: dict[int, tuple[str, str, str]] = {
+    400: ("The request cannot be accepted.", "invalid_request_error", "invalid_value"),
+    401: ("No valid API key.", "invalid_request_error", "invalid_api_key"),
+    403: ("The key lacks the scope.", "permission_error", "insufficient_permissions"),
+    404: ("No such object, or not yours.", "invalid_request_error", "not_found"),
+    409: ("The state does not allow it.", "conflict_error", "state_conflict"),
+    413: ("A byte budget is exceeded.", "invalid_request_error", "request_too_large"),
+    415: ("The content type is not accepted.", "invalid_request_error", "unsupported_media_type"),
+    422: ("This model cannot do that.", "invalid_request_error", "method_unsupported"),
+    429: ("Too many requests.", "rate_limit_error", "rate_limit_exceeded"),
+    500: ("A bug; logged.", "server_error", "internal_error"),
+    503: ("Not now; try again.", "service_unavailable_error", "server_is_overloaded"),
+}
+_PUBLIC_REFUSALS = (500, 503)
+
+DOCS_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Purvey API</title></head><body>
+<h1>Purvey API</h1>
+<p>The complete description of every operation, with examples, is the OpenAPI document at
+<a href="/openapi.json">/openapi.json</a>. Any OpenAPI viewer shows it.</p>
+<ul>
+{items}
+</ul></body></html>
+"""
+
+
+def responses_of(
+    status: int, example: object, *, is_public: bool
+) -> dict[int | str, dict[str, Any]]:
+    """Describe every answer of an operation: its success by example, its refusals by shape."""
+    shown = _PUBLIC_REFUSALS if is_public else tuple(_REFUSALS)
+    found: dict[int | str, dict[str, Any]] = {code: _refusal(code) for code in shown}
+    found["default"] = {"description": "Any other refusal.", "model": ErrorEnvelope}
+    if example is not None:
+        found[status] = {"content": {"application/json": {"example": example}}}
+    return found
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    description, kind, code = _REFUSALS[status]
+    body = {"message": description, "type": kind, "param": None, "code": code}
+    content = {"application/json": {"example": {"error": body}}}
+    return {"description": description, "model": ErrorEnvelope, "content": content}

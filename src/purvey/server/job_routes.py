@@ -1,0 +1,96 @@
+"""What the two job resources share: events as a list and as a stream, checkpoints, actions."""
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import Response
+from pydantic import Field
+
+from purvey.contracts.jobs import JobApi
+from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
+from purvey.errors import NotFoundError
+from purvey.server.answers import as_json
+from purvey.server.paging import PageQuery, listing
+from purvey.server.policy import Call
+from purvey.server.presence import EventStream
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventsQuery(PageQuery):
+    """Which events, and how they are sent."""
+
+    limit: Annotated[int, Field(ge=1, le=1_000)] = Field(20, description="Items at most.")
+    stream: bool = Field(
+        False, description="Send events as they come (SSE) until the job has ended."
+    )
+
+
+async def find(call: Call, job_id: str, api: JobApi) -> JobRecord:
+    """Return a job of the caller's project and of this resource.
+
+    Raises:
+        NotFoundError: No such job here, or another project's.
+    """
+    job = await call.services.jobs.get(call.project_id, job_id)
+    if job.api != api:
+        raise NotFoundError(f"no job {job_id!r}.", param="job_id")
+    return job
+
+
+async def send_events(
+    call: Call,
+    job: JobRecord,
+    query: EventsQuery,
+    *,
+    only: Literal["message", "metrics"] | None = None,
+) -> Response:
+    """Answer with a page of events, or with a stream of all of them."""
+    if query.stream:
+        return EventStream(_followed(call, job))
+    page = await call.services.jobs.events(
+        call.project_id,
+        job.id,
+        after=query.after,
+        limit=query.limit,
+        order=query.order,
+        type=only,
+    )
+    shown = [event_shown(event, job.api) for event in page.items]
+    return as_json(listing(shown, has_more=page.has_more))
+
+
+async def _followed(call: Call, job: JobRecord) -> AsyncGenerator[bytes]:
+    async for event in call.services.jobs.follow(call.project_id, job.id):
+        yield b"event: job.event\ndata: " + _encode(event_shown(event, job.api)) + b"\n\n"
+    yield b"event: done\ndata: {}\n\n"
+
+
+def event_shown(event: JobEventRecord, api: JobApi) -> dict[str, Any]:
+    """Show an event in OpenAI's shape."""
+    prefix = "fine_tuning" if api == "fine_tuning" else "training"
+    return {
+        "id": event.id,
+        "object": f"{prefix}.job.event",
+        "created_at": int(event.created_at),
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": event.data,
+    }
+
+
+def checkpoint_shown(record: CheckpointRecord, job: JobRecord) -> dict[str, Any]:
+    """Show a checkpoint in OpenAI's shape."""
+    prefix = "fine_tuning" if job.api == "fine_tuning" else "training"
+    metrics = {k: v for k, v in record.metrics.items() if k != "step"}
+    return {
+        "id": record.id,
+        "object": f"{prefix}.job.checkpoint",
+        "created_at": int(record.created_at),
+        "fine_tuned_model_checkpoint": f"{job.id}:step-{record.step}",
+        "fine_tuning_job_id": job.id,
+        "metrics": {"step": record.step, **metrics},
+        "step_number": record.step,
+    }

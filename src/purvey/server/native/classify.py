@@ -1,0 +1,198 @@
+"""`/v1/classify`: any input in, labels with probabilities out."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from purvey.contracts.engine import (
+    Classified,
+    Classify,
+    EngineClient,
+    ImageInput,
+    NamedInputs,
+    NumberInput,
+    PlainInput,
+    TextInput,
+)
+from purvey.contracts.limits import LIMITS
+from purvey.contracts.records import ModelRecord
+from purvey.errors import InvalidValueError, MethodUnsupportedError
+from purvey.server.metering import Tally, metered
+from purvey.server.pictures import picture
+from purvey.server.policy import Call, Caller
+from purvey.server.routing import Routes
+from purvey.server.validation import Body
+
+routes = Routes(tag="Classify")
+FORMS = frozenset({"text", "image"})
+Given = str | int | float | dict[str, Any]
+
+
+class ClassifyRequest(Body):
+    """One input or many; exactly one of the two."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input: Given | None = Field(
+        None,
+        description="Text, a number, `{'text'}`, `{'image'}` (data URL or file id), or inputs "
+        "by the names that the model declares.",
+    )
+    inputs: (
+        Annotated[list[Given], Field(min_length=1, max_length=LIMITS.classify_inputs)] | None
+    ) = None
+    top_k: Annotated[int, Field(ge=1, le=LIMITS.labels)] | None = Field(
+        None, description="Labels reported; all unless given."
+    )
+
+
+class LabelProbability(TypedDict):
+    """A label with its probability."""
+
+    label: str
+    probability: float
+
+
+class Result(TypedDict):
+    """The classes of one input, the most probable first."""
+
+    label: str
+    probabilities: list[LabelProbability]
+    calibrated: bool
+
+
+class Classification(TypedDict):
+    """The classes of all inputs."""
+
+    object: Literal["classification"]
+    model: str
+    results: list[Result]
+    usage: dict[str, Any]
+
+
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "object": "classification",
+    "model": "spam",
+    "results": [
+        {
+            "label": "spam",
+            "probabilities": [
+                {"label": "spam", "probability": 0.97},
+                {"label": "ham", "probability": 0.03},
+            ],
+            "calibrated": True,
+        }
+    ],
+    "usage": {"inputs": 1, "compute_ms": 0.4},
+}
+
+
+@routes.add("POST", "/v1/classify", scope="inference", returns=Classification, example=EXAMPLE)
+async def classify(call: Caller, body: ClassifyRequest) -> Classification:
+    """Classify one input or many."""
+    given = _given(body)
+    async with (
+        call.services.engines.use(call.project_id, body.model) as (record, engine),
+        metered(call, kind="classify", model=record.name) as tally,
+    ):
+        check_classifies(engine, record)
+        one = body.inputs is None
+        inputs = [
+            await named_inputs(call, engine, value, param="input" if one else f"inputs.{i}")
+            for i, value in enumerate(given)
+        ]
+        answer = await ask(call, engine, inputs, tally)
+        return {
+            "object": "classification",
+            "model": record.name,
+            "results": [_result(engine, row, body.top_k) for row in answer.probabilities],
+            "usage": {"inputs": len(inputs), "compute_ms": answer.compute_s * 1e3},
+        }
+
+
+def check_classifies(engine: EngineClient, record: ModelRecord) -> None:
+    """Make sure that a model has labels.
+
+    Raises:
+        MethodUnsupportedError: It generates text instead.
+    """
+    if not engine.model.labels:
+        raise MethodUnsupportedError(
+            f"the model {record.name!r} is for {engine.model.task} and has no labels.",
+            param="model",
+            hint="Use /v1/chat/completions, or /v1/decisions, which language models answer too.",
+        )
+
+
+async def ask(
+    call: Call, engine: EngineClient, inputs: Sequence[NamedInputs], tally: Tally
+) -> Classified:
+    """Classify and count what it took."""
+    answer = await engine.classify(Classify(request_id=call.request_id, inputs=tuple(inputs)))
+    plain = [value for named in inputs for value in named.values()]
+    tally.rows = len(inputs)
+    tally.images = sum(isinstance(value, ImageInput) for value in plain)
+    tally.compute_s = answer.compute_s
+    return answer
+
+
+async def named_inputs(
+    call: Call, engine: EngineClient, given: Given, *, param: str
+) -> NamedInputs:
+    """Turn one given input into inputs by the names that the model declares.
+
+    Raises:
+        InvalidValueError: A form or a name that the model does not take.
+    """
+    names = tuple(engine.model.inputs)
+    is_mixture = isinstance(given, dict) and not FORMS.issuperset(given)
+    if isinstance(given, dict) and (is_mixture or set(given) == set(names)):
+        if set(given) != set(names):
+            raise InvalidValueError(f"the model takes the inputs {', '.join(names)}.", param=param)
+        return {name: await _plain(call, given[name], param=f"{param}.{name}") for name in names}
+    if len(names) != 1:
+        raise InvalidValueError(f"the model takes the inputs {', '.join(names)}.", param=param)
+    return {names[0]: await _plain(call, given, param=param)}
+
+
+def _given(body: ClassifyRequest) -> list[Given]:
+    if (body.input is None) == (body.inputs is None):
+        raise InvalidValueError("give either 'input' or 'inputs'.", param="input")
+    return list(body.inputs) if body.inputs is not None else [body.input]  # type: ignore[list-item]  # one is given
+
+
+async def _plain(call: Call, given: object, *, param: str) -> PlainInput:
+    match given:
+        case str():
+            return _text(given, param)
+        case bool():
+            raise InvalidValueError("true and false are no inputs.", param=param)
+        case int() | float() if math.isfinite(given):
+            return NumberInput(value=float(given))
+        case {"text": str(text), **rest} if not rest:
+            return _text(text, param)
+        case {"image": str(image), **rest} if not rest:
+            return ImageInput(data=await picture(call, image, param=f"{param}.image"))
+        case _:
+            raise InvalidValueError(
+                "an input is a text, a number, {'text'} or {'image'}.", param=param
+            )
+
+
+def _text(text: str, param: str) -> TextInput:
+    if len(text) > LIMITS.prompt_chars:
+        raise InvalidValueError(
+            f"the text is longer than {LIMITS.prompt_chars} characters.", param=param
+        )
+    return TextInput(text=text)
+
+
+def _result(engine: EngineClient, row: Sequence[float], top_k: int | None) -> Result:
+    ranked = sorted(zip(engine.model.labels, row, strict=True), key=lambda pair: -pair[1])
+    return {
+        "label": ranked[0][0],
+        "probabilities": [{"label": n, "probability": p} for n, p in ranked[:top_k]],
+        "calibrated": engine.model.is_calibrated,
+    }

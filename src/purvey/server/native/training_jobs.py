@@ -1,0 +1,263 @@
+"""`/v1/training/jobs`: a run for any recipe and modality."""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import Query, Response
+from pydantic import Field
+from sqlalchemy import Connection
+from typing_extensions import TypedDict
+
+from purvey.contracts.data import DatasetManifest
+from purvey.contracts.defaults import with_recipe_defaults
+from purvey.contracts.jobs import JobStatus
+from purvey.contracts.model import Task
+from purvey.contracts.recipe import TrainConfig, parse_recipe
+from purvey.contracts.records import DatasetRecord, JobRecord
+from purvey.errors import ConflictError, InvalidValueError, NotFoundError, PermissionDeniedError
+from purvey.server.answers import as_json
+from purvey.server.job_routes import EventsQuery, checkpoint_shown, find, send_events
+from purvey.server.paging import Listing, PageAsked, listing, listing_example
+from purvey.server.policy import Call, Caller
+from purvey.server.routing import Routes
+from purvey.server.validation import Body, Metadata
+from purvey.store import datasets
+
+routes = Routes(tag="Training jobs")
+NEEDED: dict[Task, tuple[str, ...]] = {
+    "text-generation": ("text", "conversation"),
+    "text-classification": ("text",),
+    "image-classification": ("image",),
+    "classification": ("text", "image", "number"),
+}
+"""A dataset for the task has a column of one of these kinds."""
+
+
+class TrainingJobRequest(Body):
+    """A run as asked for."""
+
+    recipe: dict[str, Any] = Field(description="See the recipe reference; defaults are filled in.")
+    metadata: Metadata | None = None
+
+
+class TrainingJob(TypedDict):
+    """A run and where it stands."""
+
+    id: str
+    object: Literal["training.job"]
+    status: JobStatus
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    recipe: dict[str, Any]
+    recipe_digest: str
+    dataset: str | None
+    base_model: str | None
+    model: str | None
+    error: dict[str, Any] | None
+    report: dict[str, Any] | None
+    metadata: dict[str, str]
+    compute_s: float
+    attempt: int
+
+
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "id": "job_6f1c9a0e5b7d4c2f8a3e1b0d9c8f7a6e",
+    "object": "training.job",
+    "status": "succeeded",
+    "created_at": 1795467000.0,
+    "started_at": 1795467001.0,
+    "finished_at": 1795467020.0,
+    "recipe": {"task": "text-classification", "name": "spam"},
+    "recipe_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "dataset": "ds_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+    "base_model": None,
+    "model": "spam",
+    "error": None,
+    "report": {"accuracy": {"value": 0.98, "low": 0.97, "high": 0.99, "num_rows": 557}},
+    "metadata": {},
+    "compute_s": 18.2,
+    "attempt": 1,
+}
+
+
+@routes.add(
+    "POST", "/v1/training/jobs", scope="training:write", returns=TrainingJob, example=EXAMPLE
+)
+async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
+    """Start a run; the recipe is checked in full before anything starts."""
+    recipe = parse_recipe(with_recipe_defaults(body.recipe))
+    _check_module(call, recipe)
+    if recipe.dataset is None:
+        raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
+    if recipe.model.base is not None:
+        await call.services.models.get(call.project_id, recipe.model.base)
+    elif recipe.model.architecture is None:
+        raise InvalidValueError(
+            "name what is trained.",
+            param="recipe.model",
+            hint="Give model.architecture (your module: 'file.py:Class') or model.base.",
+        )
+    await _check_dataset(call, recipe)
+    job = await call.services.jobs.create(
+        project_id=call.project_id,
+        key_id=call.principal.key_id,
+        api="training",
+        kind="training",
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest(),
+        seed=recipe.seed,
+        base_model=recipe.model.base,
+        dataset_id=recipe.dataset,
+        metadata=body.metadata,
+    )
+    return shown(job)
+
+
+@routes.add(
+    "GET",
+    "/v1/training/jobs",
+    scope="training:read",
+    returns=Listing,
+    example=listing_example(EXAMPLE),
+)
+async def index(call: Caller, query: PageAsked) -> Listing:
+    """List runs, newest first."""
+    page = await call.services.jobs.page(
+        call.project_id, api="training", after=query.after, limit=query.limit, order=query.order
+    )
+    return listing([shown(job) for job in page.items], has_more=page.has_more)
+
+
+@routes.add(
+    "GET", "/v1/training/jobs/{job_id}", scope="training:read", returns=TrainingJob, example=EXAMPLE
+)
+async def retrieve(call: Caller, job_id: str) -> TrainingJob:
+    """Show a run."""
+    return shown(await find(call, job_id, "training"))
+
+
+@routes.add("GET", "/v1/training/jobs/{job_id}/events", scope="training:read", returns=Listing)
+async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
+    """List what a run has told, or stream it as server-sent events."""
+    return await send_events(call, await find(call, job_id, "training"), query)
+
+
+@routes.add("GET", "/v1/training/jobs/{job_id}/metrics", scope="training:read", returns=Listing)
+async def metrics(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
+    """List a run's numbers: events of type `metrics`."""
+    return await send_events(call, await find(call, job_id, "training"), query, only="metrics")
+
+
+@routes.add("GET", "/v1/training/jobs/{job_id}/checkpoints", scope="training:read", returns=Listing)
+async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
+    """List the checkpoints that a run would resume from."""
+    job = await find(call, job_id, "training")
+    page = await call.services.jobs.checkpoints(
+        call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
+    )
+    data = [checkpoint_shown(record, job) for record in page.items]
+    return listing(data, has_more=page.has_more)
+
+
+@routes.add("GET", "/v1/training/jobs/{job_id}/report", scope="training:read", returns=None)
+async def report(call: Caller, job_id: str) -> Response:
+    """Show the final test: every metric with its interval.
+
+    409 until the run has succeeded.
+    """
+    job = await find(call, job_id, "training")
+    if job.status != "succeeded":
+        raise ConflictError(f"the run is {job.status}; its report comes when it has succeeded.")
+    return as_json({"object": "training.report", "job": job.id, "metrics": _report(job) or {}})
+
+
+def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
+    async def act(call: Caller, job_id: str) -> TrainingJob:
+        await find(call, job_id, "training")
+        jobs = call.services.jobs
+        do = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume}[action]
+        return shown(await do(call.project_id, job_id))
+
+    act.__name__, act.__doc__ = action, promise
+    path = f"/v1/training/jobs/{{job_id}}/{action}"
+    routes.add("POST", path, scope="training:write", returns=TrainingJob, example=EXAMPLE)(act)
+
+
+_acting("cancel", "End a run; a running one stops at its next step.")
+_acting("pause", "Set a run aside; a running one writes a checkpoint first.")
+_acting("resume", "Put a paused run back into the queue; it goes on where it stopped.")
+
+
+def shown(job: JobRecord) -> TrainingJob:
+    """Show a run's record."""
+    return {
+        "id": job.id,
+        "object": "training.job",
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "recipe": job.recipe,
+        "recipe_digest": job.recipe_digest,
+        "dataset": job.dataset_id,
+        "base_model": job.base_model,
+        "model": job.fine_tuned_model,
+        "error": job.error,
+        "report": _report(job),
+        "metadata": job.metadata,
+        "compute_s": job.compute_s,
+        "attempt": job.attempt,
+    }
+
+
+def _report(job: JobRecord) -> dict[str, Any] | None:
+    found: Mapping[str, Any] = job.result or {}
+    return found.get("report")
+
+
+def _check_module(call: Call, recipe: TrainConfig) -> None:
+    """Let only an administrator on this machine name code by its path."""
+    architecture = recipe.model.architecture or ""
+    file, is_module, _ = architecture.partition(".py:")
+    if not is_module or not Path(file).is_absolute():
+        return
+    client = call.request.client
+    is_local = client is not None and ip_address(client.host).is_loopback
+    if not (is_local and call.principal.allows("admin")):
+        raise PermissionDeniedError(
+            "only an administrator on the server's own machine may name a module by its path.",
+            param="recipe.model.architecture",
+            hint="Put the file into a folder that the server was given with --module-path.",
+        )
+
+
+async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
+    def read(conn: Connection) -> DatasetRecord:
+        return datasets.get(conn, call.project_id, recipe.dataset or "")
+
+    try:
+        record = await call.services.database.read(read)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, param="recipe.dataset") from None
+    if record.status != "ready":
+        raise ConflictError(
+            f"the dataset {record.id!r} is {record.status}, not ready.", param="recipe.dataset"
+        )
+    manifest = msgspec.convert(record.manifest, DatasetManifest)
+    kinds = {column.kind for column in manifest.columns}
+    needed = NEEDED[recipe.task]
+    if kinds.isdisjoint(needed):
+        raise InvalidValueError(
+            f"the dataset has no column of kind {' or '.join(needed)}, which {recipe.task} needs.",
+            param="recipe.dataset",
+        )
+    if recipe.task != "text-generation" and "label" not in kinds:
+        raise InvalidValueError(
+            "the dataset has no label column.",
+            param="recipe.dataset",
+            hint='Name it when the dataset is made: columns = {"...": "label"}.',
+        )

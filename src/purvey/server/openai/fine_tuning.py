@@ -1,0 +1,334 @@
+"""`/v1/fine_tuning/jobs`: supervised fine-tuning of a language model, as the SDK asks for it."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from purvey.contracts.defaults import merged, with_recipe_defaults
+from purvey.contracts.jobs import JobStatus
+from purvey.contracts.limits import LIMITS
+from purvey.contracts.recipe import TrainConfig, parse_recipe
+from purvey.contracts.records import JobRecord, ModelRecord
+from purvey.contracts.rows import check_chat_rows
+from purvey.errors import InvalidValueError, MethodUnsupportedError, NotFoundError
+from purvey.server.job_routes import EventsQuery, checkpoint_shown, find, send_events
+from purvey.server.openai import files
+from purvey.server.paging import Listing, PageAsked, listing, listing_example
+from purvey.server.policy import Call, Caller
+from purvey.server.routing import Routes
+from purvey.server.validation import Body, Metadata
+
+routes = Routes(tag="Fine-tuning")
+Auto = Literal["auto"]
+FileId = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Hyperparameters(Body):
+    """OpenAI's three; everything else goes into `recipe`."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=LIMITS.epochs)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=LIMITS.batch_size)] = "auto"
+    learning_rate_multiplier: (
+        Auto | Annotated[float, Field(gt=0, le=1_000, allow_inf_nan=False)]
+    ) = "auto"
+
+
+class Supervised(Body):
+    """Settings of the supervised method."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Body):
+    """How the model is tuned. Only `supervised` is supported so far."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: object = Field(None, description="Not supported yet.")
+    reinforcement: object = Field(None, description="Not supported yet.")
+
+
+class FineTuningRequest(Body):
+    """A fine-tuning job as asked for."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    training_file: FileId
+    validation_file: FileId | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    metadata: Metadata | None = None
+    recipe: dict[str, Any] | None = Field(
+        None, description="A partial recipe over the defaults: `extra_body={'recipe': {...}}`."
+    )
+    integrations: object = Field(None, description="Not supported yet: leave it out.")
+    accepts_only = {"integrations": (None, [])}  # noqa: RUF012 (a ClassVar of the base)
+
+
+class FineTuningJob(TypedDict):
+    """A job in OpenAI's shape; `status` may also be `paused`. `report` and `recipe` are ours."""
+
+    id: str
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: JobStatus
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    error: dict[str, Any] | None
+    seed: int
+    estimated_finish: int | None
+    integrations: list[Any]
+    metadata: dict[str, str]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    report: dict[str, Any] | None
+    compute_s: float
+    attempt: int
+
+
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "id": "ftjob-6f1c9a0e5b7d4c2f8a3e1b0d9c8f7a6e",
+    "object": "fine_tuning.job",
+    "created_at": 1795467000,
+    "finished_at": 1795467060,
+    "model": "tiny-english",
+    "fine_tuned_model": "ft:tiny-english:proj_default:docs:6f1c9a0e",
+    "organization_id": "proj_default",
+    "status": "succeeded",
+    "hyperparameters": {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": "auto"},
+    "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+    "training_file": "file-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+    "validation_file": None,
+    "result_files": [],
+    "trained_tokens": 12345,
+    "error": None,
+    "seed": 0,
+    "estimated_finish": None,
+    "integrations": [],
+    "metadata": {},
+    "recipe": {"task": "text-generation"},
+    "recipe_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "report": {"loss": {"value": 1.2, "low": 1.1, "high": 1.3, "num_rows": 40}},
+    "compute_s": 58.1,
+    "attempt": 1,
+}
+
+
+@routes.add(
+    "POST", "/v1/fine_tuning/jobs", scope="training:write", returns=FineTuningJob, example=EXAMPLE
+)
+async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
+    """Start a fine-tuning job. LoRA unless the recipe says full.
+
+    Rows, recipe and model are checked before the answer: a bad row is named by its line.
+    """
+    recipe = _recipe(body)
+    base = await call.services.models.get(call.project_id, body.model)
+    _check_base(base)
+    await _check_file(call, body.training_file, "training_file")
+    if body.validation_file is not None:
+        await _check_file(call, body.validation_file, "validation_file")
+    job = await call.services.jobs.create(
+        project_id=call.project_id,
+        key_id=call.principal.key_id,
+        api="fine_tuning",
+        kind="training",
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest(),
+        seed=recipe.seed,
+        suffix=body.suffix,
+        base_model=base.name,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        metadata=body.metadata,
+        request={"hyperparameters": _hyperparameters(body).model_dump()},
+    )
+    return shown(job)
+
+
+@routes.add(
+    "GET",
+    "/v1/fine_tuning/jobs",
+    scope="training:read",
+    returns=Listing,
+    example=listing_example(EXAMPLE),
+)
+async def index(call: Caller, query: PageAsked) -> Listing:
+    """List fine-tuning jobs, newest first."""
+    page = await call.services.jobs.page(
+        call.project_id, api="fine_tuning", after=query.after, limit=query.limit, order=query.order
+    )
+    return listing([shown(job) for job in page.items], has_more=page.has_more)
+
+
+@routes.add(
+    "GET",
+    "/v1/fine_tuning/jobs/{job_id}",
+    scope="training:read",
+    returns=FineTuningJob,
+    example=EXAMPLE,
+)
+async def retrieve(call: Caller, job_id: str) -> FineTuningJob:
+    """Show a fine-tuning job."""
+    return shown(await find(call, job_id, "fine_tuning"))
+
+
+@routes.add("GET", "/v1/fine_tuning/jobs/{job_id}/events", scope="training:read", returns=Listing)
+async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
+    """List what a job has told, newest first, or stream it as server-sent events."""
+    return await send_events(call, await find(call, job_id, "fine_tuning"), query)
+
+
+@routes.add(
+    "GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints", scope="training:read", returns=Listing
+)
+async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
+    """List a job's checkpoints, newest first."""
+    job = await find(call, job_id, "fine_tuning")
+    page = await call.services.jobs.checkpoints(
+        call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
+    )
+    data = [checkpoint_shown(record, job) for record in page.items]
+    return listing(data, has_more=page.has_more)
+
+
+def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
+    async def act(call: Caller, job_id: str) -> FineTuningJob:
+        await find(call, job_id, "fine_tuning")
+        jobs = call.services.jobs
+        do = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume}[action]
+        return shown(await do(call.project_id, job_id))
+
+    act.__name__, act.__doc__ = action, promise
+    path = f"/v1/fine_tuning/jobs/{{job_id}}/{action}"
+    routes.add("POST", path, scope="training:write", returns=FineTuningJob, example=EXAMPLE)(act)
+
+
+_acting("cancel", "End a job; a running one stops at its next step.")
+_acting("pause", "Set a job aside; a running one writes a checkpoint first.")
+_acting("resume", "Put a paused job back into the queue; it goes on where it stopped.")
+
+
+def shown(job: JobRecord) -> FineTuningJob:
+    """Show a job's record in OpenAI's shape."""
+    result = job.result or {}
+    hyperparameters = _resolved(job)
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created_at),
+        "finished_at": int(job.finished_at) if job.finished_at else None,
+        "model": job.base_model or "",
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": job.project_id,
+        "status": job.status,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "training_file": job.training_file or "",
+        "validation_file": job.validation_file,
+        "result_files": [],
+        "trained_tokens": result.get("trained_tokens"),
+        "error": job.error,
+        "seed": job.seed,
+        "estimated_finish": None,
+        "integrations": [],
+        "metadata": job.metadata,
+        "recipe": job.recipe,
+        "recipe_digest": job.recipe_digest,
+        "report": result.get("report"),
+        "compute_s": job.compute_s,
+        "attempt": job.attempt,
+    }
+
+
+def _resolved(job: JobRecord) -> dict[str, Any]:
+    asked = job.request.get("hyperparameters", {})
+    loop = job.recipe.get("train", {})
+    epochs = loop.get("epochs", 1)
+    return {
+        "n_epochs": max(1, round(epochs)),
+        "batch_size": loop.get("batch_size"),
+        "learning_rate_multiplier": asked.get("learning_rate_multiplier", "auto"),
+    }
+
+
+def _hyperparameters(body: FineTuningRequest) -> Hyperparameters:
+    in_method = body.method.supervised if body.method is not None else None
+    chosen = in_method.hyperparameters if in_method is not None else None
+    return chosen or body.hyperparameters or Hyperparameters()
+
+
+def _recipe(body: FineTuningRequest) -> TrainConfig:
+    if body.method is not None and body.method.type != "supervised":
+        raise MethodUnsupportedError(
+            f"the method {body.method.type!r} is not supported yet.",
+            param="method.type",
+            hint="Use 'supervised'.",
+        )
+    given = body.recipe or {}
+    for name in ("task", "dataset", "name"):
+        if name in given and not (name == "task" and given[name] == "text-generation"):
+            raise InvalidValueError(
+                f"a fine-tuning job's recipe does not set {name!r}.", param=f"recipe.{name}"
+            )
+    asked: dict[str, Any] = {"task": "text-generation", "model": {"base": body.model}}
+    if body.seed is not None:
+        asked["seed"] = body.seed
+    values = with_recipe_defaults(merged(given, asked))
+    return parse_recipe(_with_hyperparameters(values, _hyperparameters(body), given))
+
+
+def _with_hyperparameters(
+    values: dict[str, Any], chosen: Hyperparameters, given: dict[str, Any]
+) -> dict[str, Any]:
+    loop: dict[str, Any] = {}
+    if chosen.n_epochs != "auto":
+        loop["epochs"] = chosen.n_epochs
+    if chosen.batch_size != "auto":
+        loop["batch_size"] = chosen.batch_size
+    over: dict[str, Any] = {"train": loop}
+    if chosen.learning_rate_multiplier != "auto":
+        rate = values["optimizer"]["learning_rate"]
+        over["optimizer"] = {"learning_rate": rate * chosen.learning_rate_multiplier}
+    return merged(merged(values, over), given)  # the recipe is the more exact word
+
+
+def _check_base(base: ModelRecord) -> None:
+    if base.task != "text-generation":
+        raise MethodUnsupportedError(
+            f"the model {base.name!r} is for {base.task}; only language models are fine-tuned.",
+            param="model",
+        )
+
+
+async def _check_file(call: Call, file_id: str, param: str) -> None:
+    try:
+        record = await files.find(call, file_id)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, param=param) from None
+    if record.purpose != "fine-tune":
+        raise InvalidValueError(
+            f"the file {file_id!r} was uploaded for {record.purpose!r}.",
+            param=param,
+            hint="Upload it with purpose 'fine-tune'.",
+        )
+    path = call.services.blobs.path(record.sha256)
+    await asyncio.to_thread(_check_rows, path, param)
+
+
+def _check_rows(path: Path, param: str) -> None:
+    with path.open("rb") as lines:
+        check_chat_rows(lines, param=param)

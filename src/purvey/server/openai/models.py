@@ -1,0 +1,129 @@
+"""`/v1/models`: what answers by name."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from purvey.contracts.records import ModelRecord
+from purvey.server.paging import Listing, PageAsked, listing, listing_example
+from purvey.server.policy import Caller
+from purvey.server.routing import Routes
+from purvey.server.validation import Body
+
+routes = Routes(tag="Models")
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")]
+
+
+class ModelObject(TypedDict):
+    """A model: OpenAI's four fields, then ours."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    task: str
+    family: str
+    labels: list[str]
+    base_model: str | None
+    job_id: str | None
+    digest: str
+    report: dict[str, Any]
+    lineage: dict[str, Any]
+
+
+class DeletedModel(TypedDict):
+    """Word that a model is gone."""
+
+    id: str
+    object: Literal["model"]
+    deleted: bool
+
+
+class ModelRequest(Body):
+    """A folder to register."""
+
+    id: ModelName = Field(description="The name it answers by.")
+    source: Annotated[str, Field(min_length=1, max_length=4_096)] = Field(
+        description="A Hugging Face folder on the server, under one of its model roots."
+    )
+
+
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "id": "stories",
+    "object": "model",
+    "created": 1795467000,
+    "owned_by": "proj_default",
+    "task": "text-generation",
+    "family": "decoder",
+    "labels": [],
+    "base_model": None,
+    "job_id": None,
+    "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "report": {},
+    "lineage": {},
+}
+
+
+@routes.add(
+    "GET", "/v1/models", scope="models:read", returns=Listing, example=listing_example(EXAMPLE)
+)
+async def index(call: Caller, query: PageAsked) -> Listing:
+    """List models, newest first."""
+    page = await call.services.models.page(
+        call.project_id, after=query.after, limit=query.limit, order=query.order
+    )
+    return listing([shown(record) for record in page.items], has_more=page.has_more)
+
+
+@routes.add("POST", "/v1/models", scope="admin", returns=ModelObject, example=EXAMPLE)
+async def create(call: Caller, body: ModelRequest) -> ModelObject:
+    """Register a Hugging Face folder of the operator under a name.
+
+    Only safetensors weights with a plain `config.json` are accepted; the folder is checked
+    before the answer and served in place.
+    """
+    record = await call.services.models.register_folder(call.project_id, body.id, Path(body.source))
+    return shown(record)
+
+
+@routes.add(
+    "GET", "/v1/models/{model:path}", scope="models:read", returns=ModelObject, example=EXAMPLE
+)
+async def retrieve(call: Caller, model: str) -> ModelObject:
+    """Show a model."""
+    return shown(await call.services.models.get(call.project_id, model))
+
+
+@routes.add(
+    "DELETE",
+    "/v1/models/{model:path}",
+    scope="models:write",
+    returns=DeletedModel,
+    example={"id": "stories", "object": "model", "deleted": True},
+)
+async def delete(call: Caller, model: str) -> DeletedModel:
+    """Delete a model; 409 while an unfinished job or an adapter needs it."""
+    await call.services.models.delete(call.project_id, model)
+    await call.services.engines.forget(call.project_id, model)
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def shown(record: ModelRecord) -> ModelObject:
+    """Show a model's record."""
+    manifest = record.manifest
+    return {
+        "id": record.name,
+        "object": "model",
+        "created": int(record.created_at),
+        "owned_by": record.project_id,
+        "task": record.task,
+        "family": record.family,
+        "labels": list(manifest.get("labels", ())),
+        "base_model": record.base_model,
+        "job_id": record.job_id,
+        "digest": record.digest,
+        "report": manifest.get("report", {}),
+        "lineage": manifest.get("lineage", {}),
+    }

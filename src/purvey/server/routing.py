@@ -1,0 +1,178 @@
+"""Routes that carry their policy, their inputs and their documentation.
+
+FastAPI documents them; the way from the socket to the endpoint is ours, because it must
+decide who calls before it reads a body, and because it is the hot path.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from purvey.contracts.records import Scope as KeyScope
+from purvey.errors import InvalidValueError
+from purvey.server.documentation import responses_of
+from purvey.server.policy import PUBLIC, Policy, authorise
+from purvey.server.problems import OtherMethodsError
+from purvey.server.request_body import read_json
+from purvey.server.services import Services
+from purvey.server.validation import Question, validate
+
+Endpoint = Callable[..., Awaitable[Any]]  # Response, or a JSON value
+_encode = msgspec.json.Encoder().encode
+
+
+class PolicyRoute(APIRoute):
+    """A route that authorises, reads its declared inputs, and calls its endpoint.
+
+    An endpoint may take `call` (`Caller`), `request`, `body` (a pydantic model), `query` (a
+    `Question`), and the path's parameters by name. It returns a `Response` or a JSON value.
+
+    Args:
+        path: Path template.
+        endpoint: The coroutine function that answers.
+        policy: Who may call it.
+        documented: What FastAPI's `APIRoute` takes.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        *,
+        policy: Policy,
+        **documented: Any,  # noqa: ANN401 (FastAPI's own keywords)
+    ) -> None:
+        super().__init__(path, endpoint, **documented)
+        self.policy = policy
+        self._answers = endpoint
+        hints = get_type_hints(endpoint)
+        self._body: type[BaseModel] | None = hints.get("body")
+        self._query: type[Question] | None = hints.get("query")
+        self._wants_request = "request" in hints
+        self._success = self.status_code or 200
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request that matches the path.
+
+        Raises:
+            PurveyError: The request is refused or failed; `Edge` answers with it.
+        """
+        request = Request(scope, receive)
+        services: Services = scope["app"].state.services
+        given: dict[str, Any] = dict(scope["path_params"])  # path segments are strings
+        if not self.policy.is_public:
+            given["call"] = await authorise(request, services, self.policy)
+        if scope["method"] not in (self.methods or ()):
+            raise OtherMethodsError(sorted(_methods_at(scope)))
+        if self._query is not None:
+            given["query"] = validate(self._query, _query_values(request))
+        if self._body is not None:
+            given["body"] = validate(self._body, await read_json(request))
+        if self._wants_request:
+            given["request"] = request
+        answer = await self._answers(**given)
+        response = answer if isinstance(answer, Response) else self._json(answer)
+        await response(scope, receive, send)
+
+    def _json(self, value: object) -> Response:
+        return Response(_encode(value), status_code=self._success, media_type="application/json")
+
+
+@dataclass(kw_only=True)
+class Routes:
+    """The routes of one resource, in order.
+
+    Args:
+        tag: Name of the resource in the documentation.
+    """
+
+    tag: str
+    routes: list[PolicyRoute] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[PolicyRoute]:
+        return iter(self.routes)
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        *,
+        scope: KeyScope | None,
+        returns: Any,  # noqa: ANN401 (a TypedDict, or None for what is not JSON)
+        example: object = None,
+        status: int = 200,
+        extra: dict[str, Any] | None = None,  # additions to the OpenAPI operation
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Register an endpoint; its docstring is its documentation.
+
+        Args:
+            method: HTTP method.
+            path: Path template.
+            scope: What the key must be allowed; None makes the route public.
+            returns: Type of the answer.
+            example: An answer, for the documentation.
+            status: Status of a success.
+            extra: Additions to the OpenAPI operation.
+        """
+
+        def register(endpoint: Endpoint) -> Endpoint:
+            summary, _, description = inspect.cleandoc(endpoint.__doc__ or "").partition("\n")
+            self.routes.append(
+                PolicyRoute(
+                    path,
+                    endpoint,
+                    policy=Policy(scope=scope) if scope else PUBLIC,
+                    methods=[method],
+                    tags=[self.tag],
+                    summary=summary.rstrip("."),
+                    description=description.strip() or summary,
+                    response_model=returns,
+                    status_code=status,
+                    responses=responses_of(status, example, is_public=scope is None),
+                    operation_id=f"{self.tag.lower().replace(' ', '_')}_{endpoint.__name__}",
+                    openapi_extra=extra,
+                )
+            )
+            return endpoint
+
+        return register
+
+
+def check_policies(routes: list[BaseRoute]) -> None:
+    """Make sure that every route says who may call it.
+
+    Raises:
+        TypeError: One does not; the server must not start.
+    """
+    for route in routes:
+        if not isinstance(getattr(route, "policy", None), Policy):
+            msg = f"the route {route!r} has no policy"
+            raise TypeError(msg)
+
+
+def query_of(annotation: object) -> object:
+    """Return the plain type of an annotation such as `Annotated[Page, Query()]`."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _methods_at(scope: Scope) -> set[str]:
+    table: list[BaseRoute] = scope["app"].routes
+    matching = (r for r in table if r.matches(scope)[0] is not Match.NONE)
+    return {method for route in matching for method in getattr(route, "methods", ())}
+
+
+def _query_values(request: Request) -> dict[str, str]:
+    pairs = request.query_params.multi_items()
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice = next(k for k, _ in pairs if sum(k == other for other, _ in pairs) > 1)
+        raise InvalidValueError("a query parameter is given twice.", param=twice[:64])
+    return values

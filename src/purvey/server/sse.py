@@ -1,0 +1,57 @@
+"""Server-sent events as OpenAI frames them: `data: JSON`, at the end `data: [DONE]`.
+
+A failure after the first byte is one `data: {"error": ...}`, and then the stream ends
+without `[DONE]`, so that no client can take a half answer for a whole one.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from purvey.errors import PurveyError
+from purvey.server.policy import Call
+from purvey.server.presence import EventStream, while_present
+from purvey.server.problems import envelope, internal
+from purvey.telemetry import metrics
+
+logger = logging.getLogger(__name__)
+DONE = b"data: [DONE]\n\n"
+Chunk = Mapping[str, Any]  # JSON values
+_encode = msgspec.json.Encoder().encode
+
+
+def data(value: object) -> bytes:
+    """Frame one JSON value. JSON escapes line ends, so a value cannot end its event."""
+    return b"data: " + _encode(value) + b"\n\n"
+
+
+async def stream(call: Call, chunks: AsyncGenerator[Chunk]) -> EventStream:
+    """Answer with a stream of chunks, once the first one is there.
+
+    Raises:
+        PurveyError: What went wrong before the first chunk: an ordinary answer, no stream.
+        ClientDisconnect: The client left before the first chunk.
+    """
+    first = await while_present(call.request, anext(chunks))
+    return EventStream(_framed(first, chunks))
+
+
+async def _framed(first: Chunk, chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[bytes]:
+    async with aclosing(chunks):
+        yield data(first)
+        try:
+            async for chunk in chunks:
+                yield data(chunk)
+        except PurveyError as error:
+            logger.warning("stream.failed", extra={"code": error.code})
+            yield data(envelope(error))
+            return
+        except Exception:
+            logger.exception("stream.failed")
+            metrics.BROAD_CATCHES.labels("server.sse").inc()
+            yield data(envelope(internal()))
+            return
+        yield DONE
