@@ -82,4 +82,5 @@ def _prompt(body: TokenizeRequest) -> Prompt:
 @routes.add("POST", "/tokenize", scope="inference", returns=Tokens, example=EXAMPLE)
 async def tokenize_unversioned(call: Caller, body: TokenizeRequest) -> dict[str, Any]:
     """Show the tokens of a text or a conversation; the path that other servers use."""
-    return await tokenize(call, body)
+    answer: dict[str, Any] = await tokenize(call, body)
+    return answer
