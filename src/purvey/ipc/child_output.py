@@ -1,6 +1,7 @@
 """What a worker prints: its own log lines pass as they are, anything else becomes an event."""
 
 import asyncio
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -38,7 +39,19 @@ async def forward_output(process: "subprocess.Popen[bytes]") -> None:
 
 def _forward_line(line: bytes, pid: int) -> None:
     text = line.decode(errors="replace").strip()
-    if text.startswith('{"'):  # a log line of the worker, already in its final form
-        sys.stderr.write(text + "\n")
+    event = _log_event(text)
+    if event is not None:
+        sys.stderr.write(json.dumps(event) + "\n")  # ASCII again, whatever the child wrote
     elif text:
         logger.warning("worker.printed", extra={"pid": pid, "text": text[:_LINE_CHARS]})
+
+
+def _log_event(text: str) -> dict[str, object] | None:
+    """Return the event, if the line is one that `telemetry.logs` has formatted."""
+    if not text.startswith("{"):
+        return None
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return event if "event" in event else None

@@ -1,7 +1,7 @@
 """Run a dataset job: build the version in the output folder."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -14,7 +14,9 @@ from purvey.data.build import build_dataset
 class EventLink(Protocol):
     """The part of a job's link that this runner uses."""
 
-    def event(self, message: str, *, level: str = ..., **data: object) -> None:
+    def event(
+        self, message: str, *, level: Literal["info", "warn", "error"] = ..., **data: object
+    ) -> None:
         """Tell the owner something."""
         ...
 

@@ -16,6 +16,7 @@ from purvey.contracts.jobs import (
 )
 from purvey.errors import CapacityError, InsufficientStorageError, InternalError, PurveyError
 from purvey.ipc.link import Link
+from purvey.telemetry.logs import bind
 from purvey.worker.job_link import JobInterrupted, JobLink
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def run(link: Link[ToWorker]) -> int:
         return 2
     job = JobLink(link)
     job.attend(spec.heartbeat_interval_s)
-    job.close(last_word(spec, job, runner=runner_of))
+    with bind(job_id=spec.job_id):
+        job.close(last_word(spec, job, runner=runner_of))
     return 0
 
 
@@ -57,7 +59,7 @@ def last_word(
     except Exception as error:  # the edge of the process: nothing may be lost
         failure = failure_of(error)
         if failure.code == InternalError.code:
-            logger.exception("job.broke", extra={"job_id": spec.job_id})
+            logger.exception("job.broke")
         return failure
 
 

@@ -119,6 +119,7 @@ async def test_what_a_child_prints_is_logged_and_its_log_lines_pass(
     prints = """
 print("from a library\\x1b[31m", flush=True)
 print(json.dumps({"event": "job.broke"}), file=sys.stderr)
+print('{"event": "cut off')
 print("x" * 1_000_000)
 """
     with caplog.at_level(logging.WARNING, "purvey.ipc.child_output"):
