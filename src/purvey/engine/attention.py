@@ -37,25 +37,25 @@ class PagedAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _attend(self, layer: int, span: Span, q_TNH: Tensor) -> list[Tensor]:
-        k_CKH, v_CKH = self._cache.read(layer, span.place)
+        k_KCH, v_KCH = self._cache.read(layer, span.place)
         return [
             _attend_tile(
                 q_TNH[tile.first_row : tile.end_row],
-                k_CKH[: tile.num_visible],
-                v_CKH[: tile.num_visible],
+                k_KCH[:, : tile.num_visible],
+                v_KCH[:, : tile.num_visible],
                 tile,
             )
             for tile in span.tiles
         ]
 
 
-def _attend_tile(q_QNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, tile: Tile) -> Tensor:
+def _attend_tile(q_QNH: Tensor, k_KCH: Tensor, v_KCH: Tensor, tile: Tile) -> Tensor:
     num_queries, num_heads, head_size = q_QNH.shape
-    num_kv_heads = k_CKH.shape[1]
+    num_kv_heads = k_KCH.shape[0]
     # The query heads of a group become further queries of their key head: no copy of keys.
     q_QKGH = q_QNH.view(num_queries, num_kv_heads, -1, head_size)
     q_1KXH = q_QKGH.permute(1, 2, 0, 3).reshape(1, num_kv_heads, -1, head_size)
-    k_1KCH, v_1KCH = k_CKH.transpose(0, 1)[None], v_CKH.transpose(0, 1)[None]
+    k_1KCH, v_1KCH = k_KCH[None], v_KCH[None]
     out_1KXH = scaled_dot_product_attention(q_1KXH, k_1KCH, v_1KCH, attn_mask=tile.mask_XC)
     out_KGQH = out_1KXH.view(num_kv_heads, -1, num_queries, head_size)
     return out_KGQH.permute(2, 0, 1, 3).reshape(num_queries, num_heads, head_size)

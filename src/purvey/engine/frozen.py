@@ -12,6 +12,7 @@ computes one sequence at a time in tiles of constant shape (`attention.py`).
 Shape letters, this file only:
     T = packed tokens    D = residual width   N = query heads   K = key/value heads
     H = head width       V = vocabulary       C = positions of the context
+    Y = N + K            X = N + 2K           (heads of one projection)
 """
 
 import torch
@@ -67,14 +68,15 @@ class _Norm:
         self._weight_D, self._epsilon = norm.weight.detach().float(), epsilon
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return self._weight_D * rms_norm(x_TD, self._weight_D.shape, eps=self._epsilon)
+        return rms_norm(x_TD, self._weight_D.shape, self._weight_D, self._epsilon)
 
 
 class _Layer:
     def __init__(self, block: Block, layer: int, decoder: FrozenDecoder) -> None:
         config, attention, mlp = decoder.config, block.self_attn, block.mlp
         self._index = layer
-        self._heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        self._heads = [config.num_heads, config.num_kv_heads]
+        self._kinds = [sum(self._heads), config.num_kv_heads]
         self._head_size = config.head_size
         self._before_attention = _Norm(block.input_layernorm, config.norm_epsilon)
         self._before_mlp = _Norm(block.post_attention_layernorm, config.norm_epsilon)
@@ -90,9 +92,8 @@ class _Layer:
 
     def __call__(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
         qkv_TXH = self._qkv(self._before_attention(x_TD)).view(len(x_TD), -1, self._head_size)
-        q_TNH, k_TKH, v_TKH = torch.split(qkv_TXH, self._heads, dim=1)
-        q_TNH = rotate(q_TNH, cos_T1H, sin_T1H)
-        k_TKH = rotate(k_TKH, cos_T1H, sin_T1H)
+        qk_TYH, v_TKH = torch.split(qkv_TXH, self._kinds, dim=1)
+        q_TNH, k_TKH = torch.split(rotate(qk_TYH, cos_T1H, sin_T1H), self._heads, dim=1)
         out_TNH = attend(self._index, q_TNH, k_TKH, v_TKH)
         x_TD = x_TD + self._output(out_TNH.flatten(1))
         normed_TD = self._before_mlp(x_TD)

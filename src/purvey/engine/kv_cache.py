@@ -43,14 +43,14 @@ class KVCache:
     def __init__(self, config: DecoderConfig, *, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.queries_per_key = config.num_heads // config.num_kv_heads
-        shape = (num_blocks * BLOCK_TOKENS, config.num_kv_heads, config.head_size)
-        self._k_SKH = [torch.zeros(shape) for _ in range(config.num_layers)]
-        self._v_SKH = [torch.zeros(shape) for _ in range(config.num_layers)]
+        shape = (config.num_kv_heads, num_blocks * BLOCK_TOKENS, config.head_size)
+        self._k_KSH = [torch.zeros(shape) for _ in range(config.num_layers)]
+        self._v_KSH = [torch.zeros(shape) for _ in range(config.num_layers)]
 
     @property
     def num_bytes(self) -> int:
         """Memory of all pools when every block has been used."""
-        return sum(pool.nbytes for pool in (*self._k_SKH, *self._v_SKH))
+        return sum(pool.nbytes for pool in (*self._k_KSH, *self._v_KSH))
 
     def place(self, blocks: list[BlockId], num_positions: int) -> Place:
         """Locate the first `num_positions` of a sequence that holds `blocks` in this order."""
@@ -61,16 +61,16 @@ class KVCache:
 
     def write(self, layer: int, slots_T: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> None:
         """Store keys and values of packed tokens at their slots."""
-        self._k_SKH[layer].index_copy_(0, slots_T, k_TKH)
-        self._v_SKH[layer].index_copy_(0, slots_T, v_TKH)
+        self._k_KSH[layer].index_copy_(1, slots_T, k_TKH.transpose(0, 1))
+        self._v_KSH[layer].index_copy_(1, slots_T, v_TKH.transpose(0, 1))
 
     def read(self, layer: int, place: Place) -> tuple[Tensor, Tensor]:
-        """Return `k_CKH` and `v_CKH` of a sequence; a view where its slots are neighbours."""
-        k_SKH, v_SKH = self._k_SKH[layer], self._v_SKH[layer]
+        """Return `k_KCH` and `v_KCH` of a sequence; a view where its slots are neighbours."""
+        k_KSH, v_KSH = self._k_KSH[layer], self._v_KSH[layer]
         if place.first_slot is None:
-            return k_SKH[place.slots_C], v_SKH[place.slots_C]
-        end = place.first_slot + len(place.slots_C)
-        return k_SKH[place.first_slot : end], v_SKH[place.first_slot : end]
+            return k_KSH.index_select(1, place.slots_C), v_KSH.index_select(1, place.slots_C)
+        length = place.slots_C.shape[0]
+        return k_KSH.narrow(1, place.first_slot, length), v_KSH.narrow(1, place.first_slot, length)
 
 
 def blocks_in(kv_cache_bytes: int, config: DecoderConfig) -> int:

@@ -78,7 +78,7 @@ class PackedLinear:
         return product_TO
 
     def _run(self, x_TI: Tensor, activation: str) -> Tensor:
-        y_TO: Tensor = torch.ops.mkldnn._linear_pointwise(
+        y_TO: Tensor = torch.ops.mkldnn._linear_pointwise.default(
             x_TI, self._packed, self._bias_O, activation, [], ""
         )
         return y_TO
