@@ -95,6 +95,8 @@ def test_a_conversation_without_an_answer_cannot_be_trained_on(tokenizer: Tokeni
         "{{ ''.__class__.__base__.__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{% for i in range(10**9) %}x{% endfor %}",
+        "{{ 'x' * 10**9 }}",
+        "{{ messages * 10 }}",
         "{% include '/etc/passwd' %}",
         "{{ raise_exception('system role not supported') }}",
         "{{ missing.attribute }}",

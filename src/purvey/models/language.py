@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purvey.contracts.model import ModelManifest
+from purvey.contracts.recipe import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.decoder import Decoder
 from purvey.models.folder.json_file import write_object
 from purvey.models.folder.manifest import HUGGING_FACE, read_manifest, write_manifest
+from purvey.models.lora import save_adapter
 from purvey.models.tokenizer import Tokenizer
 from purvey.models.weights import load_folder, save_folder
 
@@ -74,6 +76,24 @@ def save_language_model(folder: Path, model: LanguageModel) -> None:
         model.template.save(folder)
     generation = {"bos_token_id": config.bos_id, "eos_token_id": config.to_hf()["eos_token_id"]}
     write_object(folder / GENERATION_CONFIG_NAME, generation)
+    write_manifest(folder, model.manifest)
+
+
+def save_adapter_model(
+    folder: Path, model: LanguageModel, config: LoraConfig, *, base_name: str
+) -> None:
+    """Write only a model's adapters, its chat template and its manifest; needs its base to load.
+
+    Args:
+        folder: Made where missing.
+        model: Its decoder is adapted (`lora.inject`); its manifest names the base's digest.
+        config: As given to `lora.inject`.
+        base_name: The base's name, for people and for `peft`.
+    """
+    assert model.manifest.base is not None, "an adapter's manifest names the digest of its base"
+    save_adapter(model.decoder, folder, config, base_name=base_name)
+    if model.template is not None:
+        model.template.save(folder)
     write_manifest(folder, model.manifest)
 
 
