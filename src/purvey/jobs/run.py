@@ -1,6 +1,7 @@
 """One claimed job, from its inputs to its verdict."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from dataclasses import dataclass
@@ -141,15 +142,18 @@ class Run:
             await asyncio.gather(obeying, return_exceptions=True)
 
     async def _obey(self, attempt: Attempt) -> None:
+        """Tell the worker what its owner wants, also when a read or a ring was missed."""
         if self._is_handing_back:
             await attempt.stop("hand_back")
         with self._parts.bell.listen(wishes_for(self.job.id)) as heard:
             while True:
                 heard.clear()
-                job = await self._parts.database.read(lambda conn: jobs.find(conn, self.job.id))
-                if job.wanted != "run":
-                    await attempt.stop(job.wanted)
-                await heard.wait()
+                with contextlib.suppress(CapacityError):
+                    job = await self._parts.database.read(lambda conn: jobs.find(conn, self.job.id))
+                    if job.wanted != "run":
+                        await attempt.stop(job.wanted)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(heard.wait(), self._parts.config.heartbeat_s)
 
     async def _prepare(self) -> JobSpec | Failed:
         """Resolve inputs, choose the checkpoint, make the folders."""

@@ -245,3 +245,25 @@ async def test_heartbeats_alone_keep_a_worker_alive(tmp_path: Path) -> None:
         job = await workshop.submit()
         done = await workshop.until(job.id, *TERMINAL)
         assert (done.status, done.attempt) == ("succeeded", 1)
+
+
+async def test_a_wish_is_heard_although_the_store_refused_to_tell_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(heartbeat_s=0.01)
+    async with Workshop(tmp_path, ScriptedJobLauncher(until_stopped), config=config) as workshop:
+        refusals = iter([True, True])
+        find = jobs.find
+
+        def refuse_at_first(conn: Connection, job_id: str) -> JobRecord:
+            job = find(conn, job_id)
+            if job.wanted == "cancel" and job.status == "running" and next(refusals, False):
+                raise StorageUnavailableError("the disk refused.")
+            return job
+
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Waiting.")
+        monkeypatch.setattr(jobs, "find", refuse_at_first)
+        await workshop.service.cancel(DEFAULT_PROJECT, job.id)
+        assert (await workshop.until(job.id, *TERMINAL)).status == "cancelled"
+        assert next(refusals, None) is None
