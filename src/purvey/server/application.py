@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
 from purvey import __version__
 from purvey.server import health
+from purvey.server.documentation import error_schemas
 from purvey.server.edge import Edge
 from purvey.server.native import (
     classify,
@@ -59,8 +61,18 @@ class Api(FastAPI):
         return Edge(self.router, clock=services.clock, allowed_hosts=services.allowed_hosts)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, built at its first use."""
-        return super().openapi()
+        """Return the OpenAPI document, built at its first use; seconds of work, so in a thread."""
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                routes=[route.documented() for resource in RESOURCES for route in resource],
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            document["components"]["schemas"] = {**error_schemas(), **schemas}
+            self.openapi_schema = document
+        return self.openapi_schema
 
 
 def create_app(services: Services) -> Api:

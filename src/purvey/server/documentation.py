@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from purvey.server.problems import ErrorEnvelope
 
 _REFUSALS: dict[int, tuple[str, str, str]] = {
@@ -18,6 +20,8 @@ _REFUSALS: dict[int, tuple[str, str, str]] = {
     503: ("Not now; try again.", "service_unavailable_error", "server_is_overloaded"),
 }
 _PUBLIC_REFUSALS = (500, 503)
+_SCHEMAS = "#/components/schemas/{model}"
+_ERROR_SCHEMA = {"$ref": _SCHEMAS.format(model=ErrorEnvelope.__name__)}
 
 DOCS_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Purvey API</title></head><body>
@@ -36,14 +40,22 @@ def responses_of(
     """Describe every answer of an operation: its success by example, its refusals by shape."""
     shown = _PUBLIC_REFUSALS if is_public else tuple(_REFUSALS)
     found: dict[int | str, dict[str, Any]] = {code: _refusal(code) for code in shown}
-    found["default"] = {"description": "Any other refusal.", "model": ErrorEnvelope}
+    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+    found["default"] = {"description": "Any other refusal.", "content": content}
     if example is not None:
         found[status] = {"content": {"application/json": {"example": example}}}
     return found
 
 
+def error_schemas() -> dict[str, Any]:
+    """Describe the one shape of errors, for the components that every refusal refers to."""
+    whole = TypeAdapter(ErrorEnvelope).json_schema(ref_template=_SCHEMAS)
+    parts: dict[str, Any] = whole.pop("$defs", {})
+    return {**parts, ErrorEnvelope.__name__: whole}
+
+
 def _refusal(status: int) -> dict[str, Any]:
     description, kind, code = _REFUSALS[status]
     body = {"message": description, "type": kind, "param": None, "code": code}
-    content = {"application/json": {"example": {"error": body}}}
-    return {"description": description, "model": ErrorEnvelope, "content": content}
+    content = {"application/json": {"schema": _ERROR_SCHEMA, "example": {"error": body}}}
+    return {"description": description, "content": content}

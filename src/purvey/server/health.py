@@ -1,5 +1,7 @@
 """Is it alive, is it ready, how is it doing, what can it do: the public routes."""
 
+import asyncio
+
 from fastapi import Request, Response
 from typing_extensions import TypedDict
 
@@ -42,13 +44,13 @@ async def exposition() -> Response:
 @routes.add("GET", "/openapi.json", scope=None, returns=None)
 async def document(request: Request) -> object:
     """Show this document."""
-    return request.app.openapi()
+    return await asyncio.to_thread(request.app.openapi)
 
 
 @routes.add("GET", "/docs", scope=None, returns=None)
 async def page(request: Request) -> Response:
     """Show the list of operations as a plain page that loads nothing from elsewhere."""
-    paths = request.app.openapi()["paths"]
+    paths = (await asyncio.to_thread(request.app.openapi))["paths"]
     items = "\n".join(
         f"<li><code>{method.upper()} {path}</code> {operation['summary']}</li>"
         for path, operations in paths.items()

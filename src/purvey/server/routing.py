@@ -1,7 +1,8 @@
 """Routes that carry their policy, their inputs and their documentation.
 
-FastAPI documents them; the way from the socket to the endpoint is ours, because it must
-decide who calls before it reads a body, and because it is the hot path.
+FastAPI documents them, when the document is asked for: building its routes takes seconds that
+a starting server does not have. The way from the socket to the endpoint is ours, because it
+must decide who calls before it reads a body, and because it is the hot path.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import msgspec
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from purvey.contracts.records import Scope as KeyScope
@@ -29,7 +30,7 @@ Endpoint = Callable[..., Awaitable[Any]]  # Response, or a JSON value
 _encode = msgspec.json.Encoder().encode
 
 
-class PolicyRoute(APIRoute):
+class PolicyRoute(Route):
     """A route that authorises, reads its declared inputs, and calls its endpoint.
 
     An endpoint may take `call` (`Caller`), `request`, `body` (a pydantic model), `query` (a
@@ -39,6 +40,8 @@ class PolicyRoute(APIRoute):
         path: Path template.
         endpoint: The coroutine function that answers.
         policy: Who may call it.
+        methods: HTTP methods.
+        status_code: Status of a success.
         documented: What FastAPI's `APIRoute` takes.
     """
 
@@ -48,16 +51,37 @@ class PolicyRoute(APIRoute):
         endpoint: Endpoint,
         *,
         policy: Policy,
+        methods: list[str],
+        status_code: int,
         **documented: Any,  # noqa: ANN401 (FastAPI's own keywords)
     ) -> None:
-        super().__init__(path, endpoint, **documented)
+        super().__init__(path, endpoint, methods=methods)
+        self.methods = set(methods)  # without the HEAD that comes with GET: `Edge` maps it
         self.policy = policy
+        self._documented = documented
         self._answers = endpoint
         hints = get_type_hints(endpoint)
         self._body: type[BaseModel] | None = hints.get("body")
         self._query: type[Question] | None = hints.get("query")
         self._wants_request = "request" in hints
-        self._success = self.status_code or 200
+        self._success = status_code
+
+    def documented(self) -> APIRoute:
+        """Return the route as FastAPI describes it."""
+        return APIRoute(
+            self.path,
+            self._answers,
+            methods=self.methods,
+            status_code=self._success,
+            **self._documented,
+        )
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as any route does, and leave a note for the log line of the request."""
+        match, child_scope = super().matches(scope)
+        if match is not Match.NONE:
+            child_scope["route"] = self
+        return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that matches the path.
