@@ -179,14 +179,16 @@ class Application:
             await self._supervisor.start()
             await self._serve(self._stop_asked)
         finally:
+            self._loop = None
             self._http.close()
             self.services.database.close()
             self._folder.close()
 
     def ask_to_stop(self) -> None:
         """Begin to drain; asked again, cut off answers that still run. Thread-safe."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin_to_stop)
+        loop = self._loop  # once it has run, there is nothing left to stop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._begin_to_stop)
 
     def start(self) -> None:
         """Run in a thread of its own; return when new work is taken.
