@@ -12,14 +12,17 @@ from purvey.errors import PurveyError
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDE = 1_000
+"""Columns where nobody looks: a pipe or a file."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def console() -> "Console":
-    """Return a console on standard output, plain when it is not a terminal."""
+    """Return a console on standard output; elsewhere than on a terminal, lines stay whole."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def notices() -> "Console":

@@ -40,8 +40,8 @@ class TrainingJobs:
 
     def events(self, job_id: str) -> list[Event]:
         """Return what a job has told so far, oldest first."""
-        found = items(self._transport, f"{_path(job_id)}/events", Page[Event])
-        return sorted(found, key=lambda event: event.created_at)
+        newest_first = items(self._transport, f"{_path(job_id)}/events", Page[Event])
+        return [*newest_first][::-1]
 
     def list(self) -> Iterator[Job]:
         """Yield every training and fine-tuning job, newest first."""

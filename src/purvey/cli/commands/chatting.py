@@ -63,7 +63,8 @@ class Talk:
         self.messages.append({"role": "assistant", "content": answer})
 
     def _complete(self, text: str) -> Iterator[str]:
-        return self.client.answers.complete(self.model, text, **self.sampling)
+        yield text  # it goes on from there, so it is read from there
+        yield from self.client.answers.complete(self.model, text, **self.sampling)
 
     def _classify(self, text: str) -> Iterator[str]:
         result = self.client.answers.classify(self.model, [text], top_k=5).results[0]
@@ -100,7 +101,7 @@ def run(
             talk.messages.append({"role": "system", "content": system})
         reply = talk.reply()
         for text in _typed() if prompt is None else [prompt]:
-            _answer(model, text, reply(text), as_json=as_json)
+            _answer(model, reply(text), as_json=as_json)
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def _typed() -> Iterator[str]:
             yield text
 
 
-def _answer(model: str, prompt: str, pieces: Iterable[str], *, as_json: bool) -> None:
+def _answer(model: str, pieces: Iterable[str], *, as_json: bool) -> None:
     if as_json:
         print_json({"model": model, "text": "".join(pieces)})
         return
