@@ -24,6 +24,11 @@ from purvey.module import DECLARATION, Image, Input, ModelDeclaration, Text
 _ARCHITECTURE = "model.architecture"
 _HYPERPARAMETERS = "model.hyperparameters"
 _MAX_SOURCE_BYTES = 2**20
+_USER_ERRORS = (
+    *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError),
+    *(ArithmeticError, AssertionError, RuntimeError, OSError),
+)
+"""What a user's code may raise as its own mistake; anything else is ours to look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ class UserModule:
                 raise InvalidValueError(message, param=f"{_HYPERPARAMETERS}.{name}")
         try:
             return self.cls(num_classes=num_classes, **hyperparameters)
-        except Exception as error:
+        except _USER_ERRORS as error:
             message = f"{self.reference} could not be built: {_told(error)}."
             raise InvalidValueError(message, param=_HYPERPARAMETERS) from error
 
@@ -173,7 +178,7 @@ def _run(path: Path, source: bytes) -> ModuleType:
     sys.modules[name] = module  # dataclasses in the file look their own module up
     try:
         loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except _USER_ERRORS as error:
         del sys.modules[name]
         message = f"{path.name!r} could not be imported: {_told(error)}."
         raise InvalidValueError(message, param=_ARCHITECTURE) from error

@@ -36,8 +36,8 @@ def parse(definition: dict[str, Any]) -> tokenizers.Tokenizer:
     """
     plain = {**definition, "padding": None, "truncation": None}
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
-    except Exception as error:  # noqa: BLE001 (the library raises bare Exception, nothing narrower)
+        tokenizer = tokenizers.Tokenizer.from_buffer(json.dumps(plain).encode())
+    except ValueError as error:
         message = f"tokenizer.json is not usable: {str(error)[:200]}."
         raise InvalidCheckpointError(message, param="model") from None
     tokenizer.encode_special_tokens = True
