@@ -1,39 +1,45 @@
 """Conversations as training rows: a list of messages with at least one assistant turn."""
 
+import msgspec
+
+from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
-from purvey.data.table import Cell
+from purvey.contracts.rows import ROLES
 
-ROLES = ("system", "user", "assistant", "tool")
+Conversation = tuple[ChatMessage, ...]
 
 
-def check_messages(cell: Cell) -> list[dict[str, str]]:
-    """Return the messages as role and content only.
+class UnfitConversationError(ValueError):
+    """A row holds no usable conversation; the message continues "column 'x' ..."."""
+
+
+def as_conversation(messages: object) -> Conversation:
+    """Check a list of messages and return it typed; `developer` is called `system`.
+
+    Other keys of a message are not used.
 
     Raises:
-        ValueError: Says which message is wrong, and how.
+        UnfitConversationError: Says which message is wrong, and how.
     """
-    if not isinstance(cell, list) or not cell:
-        msg = "is not a list of messages"
-        raise ValueError(msg)
-    if len(cell) > LIMITS.messages:
-        msg = f"has more than {LIMITS.messages} messages"
-        raise ValueError(msg)
-    messages = [_check_message(message, index) for index, message in enumerate(cell)]
-    if not any(message["role"] == "assistant" for message in messages):
-        msg = "has no assistant message to learn from"
-        raise ValueError(msg)
-    return messages
+    if not isinstance(messages, list) or not messages:
+        raise UnfitConversationError("is not a list of messages")
+    if len(messages) > LIMITS.messages:
+        raise UnfitConversationError(f"has more than {LIMITS.messages} messages")
+    turns = tuple(_turn(message, index) for index, message in enumerate(messages))
+    if not any(turn.role == "assistant" and turn.content for turn in turns):
+        raise UnfitConversationError("has no assistant message with content to learn from")
+    return turns
 
 
-def _check_message(message: object, index: int) -> dict[str, str]:
+def _turn(message: object, index: int) -> ChatMessage:
     if not isinstance(message, dict):
-        msg = f"has a message {index} that is not an object"
-        raise ValueError(msg)  # noqa: TRY004 (a bad row, not a bad call)
+        raise UnfitConversationError(f"has a message {index} that is not an object")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        msg = f"has a message {index} whose role is not one of {list(ROLES)}"
-        raise ValueError(msg)
-    if not isinstance(content, str) or not content:
-        msg = f"has a message {index} whose content is not a non-empty string"
-        raise ValueError(msg)
-    return {"role": role, "content": content}
+        raise UnfitConversationError(
+            f"has a message {index} whose role is not one of {', '.join(ROLES)}"
+        )
+    if not isinstance(content, str):
+        raise UnfitConversationError(f"has a message {index} whose content is not a string")
+    plain = {"role": "system" if role == "developer" else role, "content": content}
+    return msgspec.convert(plain, ChatMessage)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from purvey.contracts.data import Column, ColumnKind
 from purvey.contracts.limits import LIMITS
-from purvey.data.conversations import check_messages
+from purvey.data.conversations import as_conversation
 from purvey.data.pictures import check_picture
 from purvey.data.table import Cell, RawTable
 
@@ -98,7 +98,7 @@ def _image(cell: Cell) -> bytes:
 
 
 def _conversation(cell: Cell) -> str:
-    messages = check_messages(cell)
+    messages = [{"role": turn.role, "content": turn.content} for turn in as_conversation(cell)]
     text = json.dumps(messages, ensure_ascii=False, separators=(",", ":"))
     _check_characters(text)
     return text

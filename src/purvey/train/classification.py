@@ -94,9 +94,8 @@ class ClassifierLearner:
         targets_B = self._validation_targets
         loss = float(cross_entropy(torch.from_numpy(logits_BL), torch.from_numpy(targets_B)))
         metrics = self._measure(logits_BL, targets_B)
-        named = {f"valid_{name}": value for name, value in metrics.items()}
         return Validation(
-            score=metrics["macro_f1"], loss=loss, metrics={"valid_loss": loss, **named}
+            score=metrics["macro_f1"], loss=loss, metrics={"valid_loss": loss, **metrics}
         )
 
 

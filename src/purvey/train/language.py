@@ -145,7 +145,7 @@ class LanguageLearner:
         return Validation(
             score=-loss,
             loss=loss,
-            metrics={"valid_loss": loss, "valid_perplexity": float(np.exp(min(loss, 700.0)))},
+            metrics={"valid_loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))},
         )
 
 

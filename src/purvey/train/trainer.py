@@ -204,7 +204,12 @@ class Trainer:
         return Outcome(state=state, stopped=reason)
 
     def _rate(self, step: int) -> float:
-        factor = rate_factor(step, total_steps=self.total_steps, config=self._config.schedule)
+        """Return the learning rate of a step; a run under a time limit decays by its clock."""
+        limit_s = (self._config.train.max_minutes or math.inf) * 60
+        by_clock = int(self.total_steps * min(1.0, self._state.compute_s / limit_s))
+        factor = rate_factor(
+            max(step, by_clock), total_steps=self.total_steps, config=self._config.schedule
+        )
         return self._config.optimizer.learning_rate * factor
 
     def _is_checkpoint_due(self) -> bool:

@@ -1,7 +1,6 @@
-"""Training a classifier: columns to inputs, the run, calibration, the final test."""
+"""Train, calibrate, test and save a classifier."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,174 +8,211 @@ from torch import Tensor
 
 from purvey.contracts.data import ColumnKind, DatasetManifest
 from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput, PlainInput, TextInput
-from purvey.contracts.jobs import JobSpec, ModelTrained
-from purvey.contracts.model import ImageSpec, InputSpec, NumberSpec, TextSpec
-from purvey.contracts.recipe import TrainConfig
-from purvey.data.loader import Rows, load_splits
+from purvey.contracts.jobs import ModelTrained
+from purvey.contracts.model import ImageSpec, InputSpec, ModelSource, NumberSpec, Task, TextSpec
+from purvey.data.loader import Rows
 from purvey.errors import InvalidValueError
 from purvey.evaluate.calibration import fit_temperature
 from purvey.evaluate.metrics import accuracy, count_outcomes, macro_f1
 from purvey.evaluate.reports import classification_report
 from purvey.models.classifier import Classifier, Prepared, build_classifier, save_classifier
 from purvey.models.initialise import initialise
+from purvey.models.loading import open_model
 from purvey.train.chance import seed_torch
 from purvey.train.classification import ClassifierLearner, predict
-from purvey.worker.job_link import JobLink
-from purvey.worker.training_run import bootstrap, carry_out, generator, lineage
+from purvey.worker.training_run import TrainingRun
 
 _KINDS: dict[type[InputSpec], ColumnKind] = {
     ImageSpec: "image",
     TextSpec: "text",
     NumberSpec: "number",
 }
+_CACHE_BYTES = 2 * 2**30
+"""Prepared inputs kept in memory; beyond it they are prepared at every visit."""
 
 
-class PreparedExamples:
-    """Inputs prepared once, collated batch by batch."""
+class PreparedRows:
+    """A split's inputs, decoded once, as the learner takes them.
 
-    def __init__(self, classifier: Classifier, items: Sequence[Prepared]) -> None:
-        self._classifier, self._items = classifier, items
+    Args:
+        classifier: Prepares and collates them.
+        rows: The split.
+        columns: Column by the model's input name.
+    """
+
+    def __init__(self, classifier: Classifier, rows: Rows, columns: dict[str, str]) -> None:
+        self._classifier, self._rows, self._columns = classifier, rows, columns
+        self._kept: list[Prepared] = []
+        num_bytes = 0
+        for row in range(rows.num_rows):
+            prepared = self._prepare(row)
+            num_bytes += sum(tensor.nbytes for tensor in prepared)
+            if num_bytes > _CACHE_BYTES:
+                break
+            self._kept.append(prepared)
 
     def __len__(self) -> int:
-        """Rows there are."""
-        return len(self._items)
+        return self._rows.num_rows
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return `logits_BL` of some rows."""
-        items = [self._items[row] for row in rows]
+        items = [self._kept[row] if row < len(self._kept) else self._prepare(row) for row in rows]
         return self._classifier.logits(self._classifier.collate(items))
 
+    def _prepare(self, row: int) -> Prepared:
+        specs = self._classifier.manifest.inputs
+        inputs: NamedInputs = {
+            name: _input(self._rows, self._columns[name], row, spec) for name, spec in specs.items()
+        }
+        return self._classifier.prepare(inputs)
 
-def train(spec: JobSpec, config: TrainConfig, link: JobLink) -> ModelTrained:
-    """Train, calibrate, test and save a classifier.
+
+def train_classifier(run: TrainingRun) -> ModelTrained:
+    """Run a classification job to its end.
 
     Raises:
-        InvalidValueError: The dataset does not fit the network; names the recipe's field.
-        PurveyError: What the run raises.
+        JobInterrupted: It was asked to stop, and has.
+        PurveyError: The recipe or the data does not allow it.
     """
-    if spec.dataset is None:
-        raise InvalidValueError("a classifier is trained on a dataset.", param="dataset")
-    if spec.base is not None:
+    manifest = run.dataset.manifest
+    label = manifest.column("label")
+    if label is None:
         raise InvalidValueError(
-            "classifiers are trained from scratch so far.",
-            param="model.base",
-            hint="Name model.architecture instead.",
+            "the dataset has no label column: name one in its columns.", param="recipe.dataset"
         )
-    manifest = spec.dataset.manifest
-    classifier = _build(spec, config, manifest)
-    link.event(f"Built {config.model.architecture} with {classifier.num_parameters:,} weights.")
-    splits = load_splits(Path(spec.dataset.folder), manifest)
-    examples = {name: _examples(classifier, manifest, rows) for name, rows in splits.items()}
-    targets = {name: _targets(classifier, manifest, rows) for name, rows in splits.items()}
-    nothing, no_targets = PreparedExamples(classifier, []), np.zeros(0, dtype=np.int64)
-    validation = examples.get("validation", nothing)
+    classifier = _build(run, manifest.labels)
+    columns = match_columns(classifier.manifest.inputs, manifest)
+    examples = {
+        split: PreparedRows(classifier, rows, columns) for split, rows in run.splits.items()
+    }
+    targets = {
+        split: _targets(rows.texts(label), manifest.labels) for split, rows in run.splits.items()
+    }
+    _tell_missing_validation(run, len(examples["validation"]))
     learner = ClassifierLearner(
         classifier.module,
         examples=examples["train"],
         targets=targets["train"],
-        validation=validation,
-        validation_targets=targets.get("validation", no_targets),
-        measure=_measure,
-        seed=config.seed,
+        validation=examples["validation"],
+        validation_targets=targets["validation"],
+        measure=lambda logits, wanted: measure(logits, wanted, num_labels=len(manifest.labels)),
+        seed=run.config.seed,
     )
-    state = carry_out(learner, spec, config, link)
-    temperature = 1.0
-    if len(validation):
-        temperature = fit_temperature(predict(classifier.module, validation), targets["validation"])
+    state = run.train(learner)
+    classifier = _calibrated(classifier, examples["validation"], targets["validation"])
     report = {}
-    if len(examples.get("test", nothing)):
+    if len(examples["test"]):
+        run.link.event(f"Testing on {len(examples['test'])} untouched rows.")
         report = classification_report(
             predict(classifier.module, examples["test"]),
             targets["test"],
-            labels=classifier.labels,
-            temperature=temperature,
-            how=bootstrap(config),
+            labels=manifest.labels,
+            temperature=classifier.manifest.temperature,
+            how=run.bootstrap,
         )
-    trained = classifier.with_manifest(
-        temperature=temperature,
-        is_calibrated=len(validation) > 0,
-        lineage=lineage(spec, config, state),
-        report=report,
-    )
-    save_classifier(trained, Path(spec.output_dir))
-    return ModelTrained(trained_rows=state.rows_seen, compute_s=state.compute_s, report=report)
+    save_classifier(classifier.with_manifest(lineage=run.lineage(), report=report), run.output)
+    return run.result(state, report)
 
 
-def _build(spec: JobSpec, config: TrainConfig, manifest: DatasetManifest) -> Classifier:
-    architecture, roots = _module_place(config.model.architecture, spec.module_roots)
-    seed_torch(config.seed, "build")
-    classifier = build_classifier(
-        task=config.task,
-        labels=manifest.labels,
-        architecture=architecture,
-        hyperparameters=config.model.hyperparameters,
-        module_roots=roots,
-    )
-    initialise(classifier.module, config.init.scheme, generator=generator(config, "initialise"))
-    return classifier
-
-
-def _module_place(
-    architecture: str | None, roots: tuple[str, ...]
-) -> tuple[str | None, tuple[str, ...]]:
-    """Split a module named by its absolute path, which the server let through, from its folder."""
-    file, is_module, name = (architecture or "").partition(".py:")
-    path = Path(f"{file}.py")
-    if not is_module or not path.is_absolute():
-        return architecture, roots
-    return f"{path.name}:{name}", (str(path.parent),)
-
-
-def _examples(classifier: Classifier, manifest: DatasetManifest, rows: Rows) -> PreparedExamples:
-    columns = _columns(classifier, manifest)
-    specs = classifier.manifest.inputs
-    items = []
-    for row in range(rows.num_rows):
-        inputs: NamedInputs = {
-            name: _input(rows, column, row, specs[name]) for name, column in columns.items()
-        }
-        items.append(classifier.prepare(inputs))
-    return PreparedExamples(classifier, items)
-
-
-def _columns(classifier: Classifier, manifest: DatasetManifest) -> dict[str, str]:
-    """Map each input of the network to a column: by its name, or the only one by its kind."""
-    specs = classifier.manifest.inputs
-    found: dict[str, str] = {}
-    for name, spec in specs.items():
-        kind = _KINDS[type(spec)]
-        named = any(c.name == name and c.kind == kind for c in manifest.columns)
-        column = name if named else (manifest.column(kind) if len(specs) == 1 else None)
-        if column is None:
-            raise InvalidValueError(
-                f"the network's input {name!r} needs a column of kind {kind!r}"
-                f"{'' if len(specs) == 1 else ' and of that name'}.",
-                param="dataset",
-            )
-        found[name] = column
-    return found
-
-
-def _input(rows: Rows, column: str, row: int, spec: InputSpec) -> PlainInput:
-    if isinstance(spec, ImageSpec):
-        return ImageInput(data=rows.images(column)[row])
-    if isinstance(spec, TextSpec):
-        return TextInput(text=rows.texts(column)[row])
-    return NumberInput(value=rows.numbers(column)[row])
-
-
-def _targets(classifier: Classifier, manifest: DatasetManifest, rows: Rows) -> NDArray[np.int64]:
-    column = manifest.column("label")
-    if column is None:
-        raise InvalidValueError("the dataset has no label column.", param="dataset")
-    numbers = {label: number for number, label in enumerate(classifier.labels)}
-    return np.array([numbers[label] for label in rows.texts(column)], dtype=np.int64)
-
-
-def _measure(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> dict[str, float]:
-    outcomes = count_outcomes(targets, logits.argmax(axis=1), num_labels=logits.shape[1])
+def measure(
+    logits: NDArray[np.float64], targets: NDArray[np.int64], *, num_labels: int
+) -> dict[str, float]:
+    """Return accuracy and macro F1 of validation logits."""
+    outcomes = count_outcomes(targets, logits.argmax(axis=1), num_labels=num_labels)
     counts = outcomes.counts[None, :]
     return {
         "accuracy": float(accuracy(outcomes, counts)[0]),
         "macro_f1": float(macro_f1(outcomes, counts)[0]),
     }
+
+
+def match_columns(inputs: dict[str, InputSpec], manifest: DatasetManifest) -> dict[str, str]:
+    """Find the dataset's column for each input: by name and kind, else the one of its kind.
+
+    A single input takes the first column of its kind; among several, an input without a
+    column of its name takes the only one of its kind that is left.
+
+    Raises:
+        InvalidValueError: No column fits an input, or more than one does.
+    """
+    kinds = {column.name: column.kind for column in manifest.columns}
+    matched = {name: name for name, spec in inputs.items() if kinds.get(name) == _KINDS[type(spec)]}
+    for name, spec in inputs.items():
+        if name in matched:
+            continue
+        wanted = _KINDS[type(spec)]
+        left = [c for c, kind in kinds.items() if kind == wanted and c not in matched.values()]
+        if not left or (len(left) > 1 and len(inputs) > 1):
+            how_many = "no" if not left else "more than one"
+            raise InvalidValueError(
+                f"the dataset has {how_many} {wanted} column for the input {name!r}; "
+                f"name a column {name!r}.",
+                param="recipe.dataset",
+            )
+        matched[name] = left[0]
+    return matched
+
+
+def _build(run: TrainingRun, labels: tuple[str, ...]) -> Classifier:
+    config, base = run.config, run.spec.base
+    seed_torch(config.seed, "init")
+    if base is not None:
+        return _from_base(base, config.task, labels)
+    classifier = build_classifier(
+        task=config.task,
+        labels=labels,
+        architecture=config.model.architecture,
+        hyperparameters=config.model.hyperparameters,
+        module_roots=run.spec.module_roots,
+    )
+    initialise(classifier.module, config.init.scheme, generator=run.generator("init", "scheme"))
+    return classifier
+
+
+def _from_base(base: ModelSource, task: Task, labels: tuple[str, ...]) -> Classifier:
+    model = open_model(base)
+    if not isinstance(model, Classifier) or model.manifest.task != task:
+        raise InvalidValueError(
+            f"{base.name!r} is not a model for {task!r}.",
+            param="recipe.model.base",
+        )
+    if model.labels != labels:
+        raise InvalidValueError(
+            f"the dataset's labels differ from those of {base.name!r}.",
+            param="recipe.model.base",
+            hint="Train from an architecture instead, or relabel the rows.",
+        )
+    model.module.requires_grad_(requires_grad=True)
+    return model.with_manifest(temperature=1.0, is_calibrated=False, report={})
+
+
+def _calibrated(
+    classifier: Classifier, rows: PreparedRows, targets: NDArray[np.int64]
+) -> Classifier:
+    if not len(rows):
+        return classifier
+    temperature = fit_temperature(predict(classifier.module, rows), targets)
+    return classifier.with_manifest(temperature=temperature, is_calibrated=True)
+
+
+def _tell_missing_validation(run: TrainingRun, num_rows: int) -> None:
+    if num_rows == 0:
+        run.link.event(
+            "The validation split is empty: no early stopping, no best checkpoint, no calibration.",
+            level="warn",
+        )
+
+
+def _targets(labels: Sequence[str], names: tuple[str, ...]) -> NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _input(rows: Rows, column: str, row: int, spec: InputSpec) -> PlainInput:
+    match spec:
+        case ImageSpec():
+            return ImageInput(data=rows.images(column)[row])
+        case TextSpec():
+            return TextInput(text=rows.texts(column)[row])
+        case NumberSpec():
+            return NumberInput(value=rows.numbers(column)[row])

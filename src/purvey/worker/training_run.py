@@ -1,85 +1,170 @@
-"""What every training run shares: its trainer, its end, its lineage."""
+"""One training job as its runners see it: inputs, the loop, what goes into the record."""
 
+import hashlib
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
-from purvey import __version__
-from purvey.contracts.clock import SystemClock
-from purvey.contracts.jobs import JobSpec
+import purvey
+from purvey.contracts.clock import Clock
+from purvey.contracts.jobs import InputDataset, JobSpec, ModelTrained
 from purvey.contracts.recipe import TrainConfig
+from purvey.data.loader import Rows, load_splits
+from purvey.errors import InvalidValueError
 from purvey.evaluate.bootstrap import Bootstrap
 from purvey.train.chance import derived_seed
 from purvey.train.learner import Learner
+from purvey.train.progress import Progress
 from purvey.train.state import RunState
 from purvey.train.trainer import Trainer
-from purvey.worker.job_link import JobInterrupted, JobLink
-
-CHECKPOINTS = "checkpoints"
+from purvey.worker.job_link import JobInterrupted
 
 
-def carry_out(learner: Learner, spec: JobSpec, config: TrainConfig, link: JobLink) -> RunState:
-    """Train to the end; the module then holds the best weights.
+class TrainingLink(Progress, Protocol):
+    """The part of a job's link that training uses."""
 
-    Raises:
-        JobInterrupted: The supervisor asked to stop; unless it was `cancel`, a checkpoint is
-            on disk.
-        DivergedError: The loss or a gradient is not finite.
-        IntegrityError: The checkpoint to resume from is damaged or of another run.
+    def event(
+        self, message: str, *, level: Literal["info", "warn", "error"] = ..., **data: object
+    ) -> None:
+        """Tell the owner one line."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A job being run.
+
+    Args:
+        spec: What was asked, and where inputs and outputs lie.
+        config: The recipe.
+        link: Where it reports.
+        clock: Where time comes from.
     """
-    trainer = Trainer(
-        learner,
-        config,
-        progress=link,
-        clock=SystemClock(),
-        checkpoints=Path(spec.work_dir) / CHECKPOINTS,
-        run_digest=f"{config.digest()}:{data_digest(spec)}",
-    )
-    if spec.resume_from is not None:
-        trainer.resume(Path(spec.resume_from))
-        link.event(f"Resumed from {Path(spec.resume_from).name}.")
-    link.event(f"Training on {learner.num_rows:,} rows, {trainer.total_steps:,} steps.")
-    outcome = trainer.run()
-    if outcome.stopped is not None:
-        raise JobInterrupted(outcome.stopped)
-    return outcome.state
 
+    spec: JobSpec
+    config: TrainConfig
+    link: TrainingLink
+    clock: Clock
 
-def data_digest(spec: JobSpec) -> str:
-    """Return what names the data of a run: the dataset's digest, or its files'."""
-    if spec.dataset is not None:
-        return spec.dataset.manifest.digest
-    return "+".join(file.sha256 for file in spec.files)
+    @property
+    def output(self) -> Path:
+        """Where the model is written."""
+        return Path(self.spec.output_dir)
 
+    @property
+    def work(self) -> Path:
+        """The job's private folder, kept across attempts."""
+        return Path(self.spec.work_dir)
 
-def generator(config: TrainConfig, purpose: str) -> torch.Generator:
-    """Return a generator of its own for one purpose, derived from the run's seed."""
-    return torch.Generator().manual_seed(derived_seed(config.seed, purpose))
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How test intervals are made."""
+        return Bootstrap(
+            num_samples=self.config.test.bootstrap_samples,
+            confidence=self.config.test.confidence,
+            seed=derived_seed(self.config.seed, "bootstrap"),
+        )
 
+    @property
+    def dataset(self) -> InputDataset:
+        """The prepared dataset.
 
-def bootstrap(config: TrainConfig) -> Bootstrap:
-    """Return how the final test's intervals are made."""
-    return Bootstrap(
-        num_samples=config.test.bootstrap_samples,
-        confidence=config.test.confidence,
-        seed=derived_seed(config.seed, "bootstrap"),
-    )
+        Raises:
+            InvalidValueError: The recipe names none.
+        """
+        if self.spec.dataset is None:
+            raise InvalidValueError(
+                f"the task {self.config.task!r} needs a dataset: set recipe.dataset.",
+                param="recipe.dataset",
+            )
+        return self.spec.dataset
 
+    @cached_property
+    def splits(self) -> dict[str, Rows]:
+        """Its splits, read once; with at least one training row.
 
-def lineage(spec: JobSpec, config: TrainConfig, state: RunState) -> dict[str, Any]:
-    """Say what a model came from, for its manifest (JSON values)."""
-    return {
-        "recipe_sha256": config.digest(),
-        "data_sha256": data_digest(spec),
-        "base": {"name": spec.base.name, "sha256": spec.base.digest} if spec.base else None,
-        "seed": config.seed,
-        "steps": state.step,
-        "best_step": state.best.step if state.best is not None else None,
-        "purvey": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": spec.num_threads,
-    }
+        Raises:
+            IntegrityError: The stored bytes were changed.
+            InvalidValueError: There is nothing to train on.
+        """
+        splits = load_splits(Path(self.dataset.folder), self.dataset.manifest)
+        if splits["train"].num_rows == 0:
+            raise InvalidValueError("the training split is empty.", param="recipe.dataset")
+        return splits
+
+    @cached_property
+    def digest(self) -> str:
+        """What a checkpoint must belong to: recipe, data and base."""
+        parts = [self.config.digest(), *(file.sha256 for file in self.spec.files)]
+        if self.spec.dataset is not None:
+            parts.append(self.spec.dataset.manifest.digest)
+        if self.spec.base is not None:
+            parts.append(self.spec.base.digest)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def generator(self, *purpose: str) -> torch.Generator:
+        """Return a generator for one purpose, derived from the recipe's seed."""
+        return torch.Generator().manual_seed(derived_seed(self.config.seed, *purpose))
+
+    def train(self, learner: Learner) -> RunState:
+        """Run the loop; the learner's module then holds the best weights.
+
+        Raises:
+            JobInterrupted: The job was asked to stop, and has.
+            DivergedError: The loss or gradient is not finite.
+        """
+        trainer = Trainer(
+            learner,
+            self.config,
+            progress=self.link,
+            clock=self.clock,
+            checkpoints=self.work / "checkpoints",
+            run_digest=self.digest,
+        )
+        if self.spec.resume_from is not None:
+            trainer.resume(Path(self.spec.resume_from))
+        num_trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
+        self.link.event(
+            f"Training {num_trained:,} parameters on {learner.num_rows:,} rows, "
+            f"{trainer.total_steps:,} steps.",
+            parameters=num_trained,
+            rows=learner.num_rows,
+            total_steps=trainer.total_steps,
+        )
+        outcome = trainer.run()
+        if outcome.stopped is not None:
+            raise JobInterrupted(outcome.stopped)
+        if outcome.state.best is not None:
+            best = outcome.state.best
+            self.link.event(f"Best validation at step {best.step}.", best_step=best.step)
+        return outcome.state
+
+    def lineage(self) -> dict[str, Any]:
+        """Return where the model came from: recipe, data, base, code, environment."""
+        spec = self.spec
+        return {
+            "job_id": spec.job_id,
+            "recipe": self.config.model_dump(mode="json"),
+            "recipe_digest": self.config.digest(),
+            "dataset_digest": spec.dataset.manifest.digest if spec.dataset else None,
+            "files": [{"role": f.role, "sha256": f.sha256} for f in spec.files],
+            "base": {"name": spec.base.name, "digest": spec.base.digest} if spec.base else None,
+            "purvey": purvey.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
+
+    def result(self, state: RunState, report: Mapping[str, Any]) -> ModelTrained:
+        """Return the job's last word."""
+        return ModelTrained(
+            trained_tokens=state.tokens_seen or None,
+            trained_rows=state.rows_seen,
+            compute_s=round(state.compute_s, 3),
+            report=dict(report),
+        )
