@@ -31,7 +31,7 @@ class Link(Generic[M]):
         self._sending = threading.Lock()
 
     def receive(self) -> M | None:
-        """Wait for the next message; None once the parent has closed its end or is gone.
+        """Wait for the next message; None once either end is closed or the parent is gone.
 
         Raises:
             InternalError: A frame does not fit the union; the link is then useless.
@@ -39,7 +39,7 @@ class Link(Generic[M]):
         while not self._ready:
             try:
                 chunk = self._socket.recv(_CHUNK_BYTES)
-            except ConnectionError:
+            except OSError:
                 return None
             if not chunk:
                 return None

@@ -1,5 +1,6 @@
 """Starting the worker of one attempt: local processes first, a cluster later."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,13 +66,10 @@ class LocalJobLauncher:
             command=self._command,
         )
         worker = LocalJobWorker(child)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(worker.discard)
             await child.send(spec)
-        except BaseException:
-            worker.kill()
-            child.hang_up()
-            await worker.wait()
-            raise
+            undo.pop_all()
         return worker
 
 
@@ -106,3 +104,8 @@ class LocalJobWorker:
         status = await self._child.wait()
         self._child.hang_up()
         return status
+
+    async def discard(self) -> None:
+        """Kill the process and wait for its end."""
+        self.kill()
+        await self.wait()
