@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ class RunningServer:
     """A real server on a free port of this machine, in a thread.
 
     Attributes:
+        settings: What it was built with; build again with them after `application.stop()`.
         engines: The scripted launcher; None where engines are real.
         jobs: The scripted launcher; None where workers are real.
     """
@@ -33,6 +35,7 @@ class RunningServer:
     base_url: str
     admin_key: str
     data_dir: Path
+    settings: Settings
     engines: ScriptedLauncher | None = None
     jobs: ScriptedJobLauncher | None = None
 
@@ -73,13 +76,14 @@ def model_root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def server(tmp_path: Path, model_root: Path) -> Iterator[RunningServer]:
-    """A server whose engines and workers are scripted; new for each test."""
+@contextmanager
+def scripted_server(root: Path) -> Iterator[RunningServer]:
+    """Run a server whose engines and workers are scripted; its models lie in `root / "models"`."""
     from purvey.app.application import build
 
     engines, jobs = ScriptedLauncher(), ScriptedJobLauncher()
-    settings = make_settings(tmp_path / "data", model_roots=(model_root,))
+    (root / "models").mkdir(exist_ok=True)
+    settings = make_settings(root / "data", model_roots=(root / "models",))
     application = build(settings, engine_launcher=engines, job_launcher=jobs)
     application.start()
     try:
@@ -88,11 +92,26 @@ def server(tmp_path: Path, model_root: Path) -> Iterator[RunningServer]:
             base_url=application.base_url,
             admin_key=FIRST_KEY,
             data_dir=settings.data_dir,
+            settings=settings,
             engines=engines,
             jobs=jobs,
         )
     finally:
         application.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path, model_root: Path) -> Iterator[RunningServer]:
+    """A server whose engines and workers are scripted; new for each test."""
+    with scripted_server(model_root.parent) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same, one for all tests of a module."""
+    with scripted_server(tmp_path_factory.mktemp("api")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -125,6 +144,7 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
             base_url=application.base_url,
             admin_key=FIRST_KEY,
             data_dir=settings.data_dir,
+            settings=settings,
         )
     finally:
         application.stop()
