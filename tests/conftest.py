@@ -101,7 +101,7 @@ def scripted_server(root: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, model_root: Path) -> Iterator[RunningServer]:
+def server(model_root: Path) -> Iterator[RunningServer]:
     """A server whose engines and workers are scripted; new for each test."""
     with scripted_server(model_root.parent) as running:
         yield running

@@ -1,6 +1,7 @@
 """The web application: every resource's routes behind one edge."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ from purvey.server.native import (
     training_jobs,
     usage,
 )
+from purvey.server.native.explaining import Explainer, recover
 from purvey.server.openai import absent, chat, completions, decisions, files, fine_tuning, models
 from purvey.server.routing import Routes, check_policies
 from purvey.server.services import Services
@@ -89,8 +91,20 @@ def create_app(services: Services) -> Api:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_lifespan,
     )
     app.state.services = services
+    app.state.explainer = Explainer()
     app.router.routes.extend(route for resource in RESOURCES for route in resource)
     check_policies(app.routes)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Settle what an earlier server left behind; at the end, what this one still computes."""
+    services: Services = app.state.services
+    await recover(services.database)
+    yield
+    explainer: Explainer = app.state.explainer
+    await explainer.close()

@@ -52,7 +52,8 @@ class Edge:
         marked = _Marked(send, request_id)
         method = scope["method"]
         if method == "HEAD":
-            scope["method"] = "GET"  # the HTTP server leaves the body out
+            # A copy: the HTTP server looks at its own scope and leaves the body out.
+            scope = {**scope, "method": "GET"}
         with logs.bind(request_id=request_id):
             await self._guarded(scope, receive, marked)
             seconds = self._clock.monotonic() - started_at

@@ -48,15 +48,16 @@ class EventStream(Response):
 
     Args:
         events: Whole events, framed.
+        first: An event that goes before them.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], *, first: bytes = b"") -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         # No length: the end of the stream is the end of the answer.
         self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
-        self._events = events
+        self._events, self._first = events, first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end.
@@ -67,8 +68,10 @@ class EventStream(Response):
         await while_present(Request(scope, receive), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with aclosing(self._events) as events:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if self._first:
+                await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -35,21 +35,27 @@ async def stream(call: Call, chunks: AsyncGenerator[Chunk]) -> EventStream:
         PurveyError: What went wrong before the first chunk: an ordinary answer, no stream.
         ClientDisconnect: The client left before the first chunk.
     """
-    first = await while_present(call.request, anext(chunks))
-    return EventStream(_framed(first, chunks))
+    events = _framed(chunks)
+    first = await while_present(call.request, anext(events))
+    return EventStream(events, first=first)
 
 
-async def _framed(first: Chunk, chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[bytes]:
+async def _framed(chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[bytes]:
+    has_begun = False
     async with aclosing(chunks):
-        yield data(first)
         try:
             async for chunk in chunks:
                 yield data(chunk)
+                has_begun = True
         except PurveyError as error:
+            if not has_begun:
+                raise
             logger.warning("stream.failed", extra={"code": error.code})
             yield data(envelope(error))
             return
         except Exception:
+            if not has_begun:
+                raise
             logger.exception("stream.failed")
             metrics.BROAD_CATCHES.labels("server.sse").inc()
             yield data(envelope(internal()))

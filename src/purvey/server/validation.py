@@ -77,7 +77,10 @@ def _same(given: object, accepted: object) -> bool:
 
 def _refusal(error: ValidationError, schema: type[BaseModel], value: Json) -> InvalidValueError:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    located = [(_path(problem["loc"], value), problem) for problem in problems]
+    located = [
+        (_path(problem["loc"], value, is_missing=problem["type"] == "missing"), problem)
+        for problem in problems
+    ]
     first = located[0][0][:1]
     # A union complains once per member: the deepest complaint about the same field is the one
     # that came nearest to fitting.
@@ -90,7 +93,7 @@ def _refusal(error: ValidationError, schema: type[BaseModel], value: Json) -> In
     return InvalidValueError(f"{param or 'the body'}: {problem['msg']}.", param=param)
 
 
-def _path(loc: tuple[int | str, ...], value: Json) -> list[int | str]:
+def _path(loc: tuple[int | str, ...], value: Json, *, is_missing: bool) -> list[int | str]:
     """Keep the steps of an error's location that exist in the data; the rest tag unions."""
     path: list[int | str] = []
     for number, step in enumerate(loc):
@@ -99,8 +102,8 @@ def _path(loc: tuple[int | str, ...], value: Json) -> list[int | str]:
         if is_present or is_index:
             path.append(step if isinstance(step, int) else step[:MAX_NAME_CHARS])
             value = value[step]
-        elif isinstance(value, dict) and number == len(loc) - 1 and isinstance(step, str):
-            path.append(step)  # a missing field
+        elif is_missing and number == len(loc) - 1:
+            path.append(step)
     return path
 
 

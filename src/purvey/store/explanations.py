@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from purvey.contracts.records import ExplanationRecord
 from purvey.errors import NotFoundError
-from purvey.store.rows import Order, Page, delete_row, get_row, page_rows, to_row
+from purvey.store.rows import Order, Page, delete_row, from_row, get_row, page_rows, to_row
 from purvey.store.tables import EXPLANATIONS
 
 
@@ -40,6 +40,12 @@ def page(
     return page_rows(
         conn, EXPLANATIONS, ExplanationRecord, where=where, after=after, limit=limit, order=order
     )
+
+
+def unfinished(conn: Connection) -> list[ExplanationRecord]:
+    """List explanations of all projects that are in progress, for the start of the server."""
+    found = conn.execute(select(EXPLANATIONS).where(EXPLANATIONS.c.status == "in_progress"))
+    return [from_row(row, ExplanationRecord) for row in found]
 
 
 def finish(

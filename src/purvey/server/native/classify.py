@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -11,16 +11,19 @@ from purvey.contracts.engine import (
     Classified,
     Classify,
     EngineClient,
+    Explain,
     ImageInput,
     NamedInputs,
     NumberInput,
     PlainInput,
     TextInput,
 )
+from purvey.contracts.explain import ExplanationRequest
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ModelRecord
 from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.server.metering import Tally, metered
+from purvey.server.native.explaining import result_shown
 from purvey.server.pictures import picture
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
@@ -46,6 +49,9 @@ class ClassifyRequest(Body):
     top_k: Annotated[int, Field(ge=1, le=LIMITS.labels)] | None = Field(
         None, description="Labels reported; all unless given."
     )
+    explain: bool = Field(
+        False, description="Attribute each answer to its input; for models of one text or image."
+    )
 
 
 class LabelProbability(TypedDict):
@@ -61,6 +67,7 @@ class Result(TypedDict):
     label: str
     probabilities: list[LabelProbability]
     calibrated: bool
+    explanation: NotRequired[dict[str, Any]]
 
 
 class Classification(TypedDict):
@@ -104,10 +111,14 @@ async def classify(call: Caller, body: ClassifyRequest) -> Classification:
             for i, value in enumerate(given)
         ]
         answer = await ask(call, engine, inputs, tally)
+        results = [_result(engine, row, body.top_k) for row in answer.probabilities]
+        if body.explain:
+            for named, result in zip(inputs, results, strict=True):
+                result["explanation"] = await _explained(call, engine, named, result, tally)
         return {
             "object": "classification",
             "model": record.name,
-            "results": [_result(engine, row, body.top_k) for row in answer.probabilities],
+            "results": results,
             "usage": {"inputs": len(inputs), "compute_ms": answer.compute_s * 1e3},
         }
 
@@ -179,6 +190,23 @@ async def _plain(call: Call, given: object, *, param: str) -> PlainInput:
             raise InvalidValueError(
                 "an input is a text, a number, {'text'} or {'image'}.", param=param
             )
+
+
+async def _explained(
+    call: Call, engine: EngineClient, named: NamedInputs, result: Result, tally: Tally
+) -> dict[str, Any]:
+    match tuple(named.values()):
+        case (TextInput(text=text),):
+            request = ExplanationRequest(text=text, label=result["label"])
+        case (ImageInput(data=image),):
+            request = ExplanationRequest(image=image, label=result["label"], wants_picture=False)
+        case _:
+            raise MethodUnsupportedError(
+                "only answers about one text or one image can be explained.", param="explain"
+            )
+    answer = await engine.explain(Explain(request_id=call.request_id, request=request))
+    tally.compute_s += answer.result.cost.compute_s
+    return result_shown(answer.result)
 
 
 def _text(text: str, param: str) -> TextInput:

@@ -1,43 +1,34 @@
 """`/v1/explanations`: which part of the input made the model say that, and how sure that is."""
 
 import asyncio
-import logging
 from typing import Annotated, Any, Literal
 
-import msgspec
 from fastapi import Response
 from pydantic import Field
-from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
-from purvey.contracts.engine import Explain
 from purvey.contracts.explain import (
     ExplainedMessage,
     ExplanationRequest,
-    ExplanationResult,
     Method,
     Perturbation,
     UnitKind,
 )
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.records import ExplanationRecord, FileRecord
-from purvey.errors import ConflictError, InternalError, InvalidValueError, PurveyError
+from purvey.contracts.records import ExplanationRecord
+from purvey.errors import ConflictError, InvalidValueError
 from purvey.server.answers import as_json
-from purvey.server.metering import metered
+from purvey.server.native.explaining import Explainer
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.pictures import picture
 from purvey.server.policy import Call, Caller
-from purvey.server.problems import envelope
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
 from purvey.store import explanations
-from purvey.telemetry import metrics
 
-logger = logging.getLogger(__name__)
 routes = Routes(tag="Explanations")
-_running: set[asyncio.Task[ExplanationRecord]] = set()
 Label = Annotated[str, Field(min_length=1, max_length=1_024)]
 Text = Annotated[str, Field(max_length=LIMITS.prompt_chars)]
 
@@ -180,14 +171,12 @@ async def create(call: Caller, body: ExplanationBody) -> Response:
         body=_head(record.name, record.digest),
     )
     await call.services.database.write(lambda conn: explanations.insert(conn, explanation))
-    task = asyncio.create_task(_compute(call, explanation, request))
-    _running.add(task)
-    task.add_done_callback(_running.discard)
+    explainer: Explainer = call.request.app.state.explainer
+    task = explainer.start(call, explanation, request)
     max_ms = body.budget.max_ms
     wait_s = (call.services.defaults.default_explanation_ms if max_ms is None else max_ms) / 1e3
     done, _ = await asyncio.wait({task}, timeout=wait_s)
     if not done:
-        task.add_done_callback(_heard)
         return as_json(shown(explanation), status=202)
     return as_json(shown(task.result()))
 
@@ -259,81 +248,6 @@ async def _find(call: Call, explanation_id: str) -> ExplanationRecord:
     )
 
 
-async def _compute(
-    call: Call, explanation: ExplanationRecord, request: ExplanationRequest
-) -> ExplanationRecord:
-    """Run the explanation to its end and store how it ended."""
-    try:
-        async with (
-            call.services.engines.use(call.project_id, explanation.model) as (record, engine),
-            metered(call, kind="explanation", model=record.name) as tally,
-        ):
-            answer = await engine.explain(Explain(request_id=call.request_id, request=request))
-            tally.rows = answer.result.cost.forwards
-            tally.images = int(request.image is not None)
-            tally.compute_s = answer.result.cost.compute_s
-        picture_id = await _keep_picture(call, explanation, answer.result)
-        body = {
-            **explanation.body,
-            **_result(answer.result, engine.model.precision),
-            "artifacts": {"png": f"/v1/files/{picture_id}/content"} if picture_id else {},
-        }
-        return await _finish(call, explanation, "completed", body, picture_id)
-    except PurveyError as error:
-        await _fail(call, explanation, error)
-        raise
-    except Exception:
-        metrics.BROAD_CATCHES.labels("server.explanations").inc()
-        await _fail(call, explanation, InternalError("the explanation failed."))
-        raise
-
-
-async def _fail(call: Call, explanation: ExplanationRecord, error: PurveyError) -> None:
-    body = {**explanation.body, "error": dict(envelope(error)["error"])}
-    await _finish(call, explanation, "failed", body, None)
-
-
-async def _finish(
-    call: Call,
-    explanation: ExplanationRecord,
-    status: Literal["completed", "failed"],
-    body: dict[str, Any],
-    picture_id: str | None,
-) -> ExplanationRecord:
-    def work(conn: Connection) -> ExplanationRecord:
-        explanations.finish(
-            conn,
-            call.project_id,
-            explanation.id,
-            status=status,
-            body=body,
-            picture_file=picture_id,
-        )
-        return explanations.get(conn, call.project_id, explanation.id)
-
-    return await call.services.database.write(work)
-
-
-async def _keep_picture(
-    call: Call, explanation: ExplanationRecord, result: ExplanationResult
-) -> str | None:
-    if result.picture_png is None:
-        return None
-    png = result.picture_png
-    blob = await asyncio.to_thread(call.services.blobs.put_bytes, png)
-    record = FileRecord(
-        id=new_id("file-"),
-        project_id=call.project_id,
-        name=f"{explanation.id}.png",
-        purpose="vision",
-        num_bytes=blob.num_bytes,
-        sha256=blob.sha256,
-        created_at=call.services.clock.now(),
-    )
-    await files.store(call, record)
-    return record.id
-
-
 async def _request(call: Call, body: ExplanationBody) -> ExplanationRequest:
     source, target = body.input, body.target or Target()
     given = [name for name in ("text", "messages", "image") if getattr(source, name) is not None]
@@ -363,16 +277,3 @@ async def _request(call: Call, body: ExplanationBody) -> ExplanationRequest:
 
 def _head(name: str, digest: str) -> dict[str, Any]:
     return {"model": name, "model_revision": f"sha256:{digest}"}
-
-
-def _result(result: ExplanationResult, precision: str) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(result, picture_png=None))
-    plain.pop("picture_png")
-    usage = {"forwards": result.cost.forwards, "compute_ms": result.cost.compute_s * 1e3}
-    return {**plain, "precision": precision, "usage": usage}
-
-
-def _heard(task: "asyncio.Task[ExplanationRecord]") -> None:
-    """Look at the outcome of a task that nobody waits for; its record holds the error."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.info("explanation.failed", extra={"code": getattr(task.exception(), "code", "")})

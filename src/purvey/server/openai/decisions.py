@@ -4,6 +4,7 @@ A classifier answers by its own probabilities, restricted to what the question n
 renormalised. A language model answers by the likelihood of each possible answer.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -40,9 +41,12 @@ Short = Annotated[str, Field(min_length=1, max_length=4_096)]
 class InputPart(Body):
     """Text or an image of a message, or text of a question."""
 
-    type: Literal["input_text", "input_image", "output_text"]
+    type: Literal["input_text", "input_image", "input_json", "output_text"]
     text: str | None = None
     image_url: str | None = Field(None, description="A base64 data URL or a file id.")
+    data: dict[str, Any] | list[dict[str, Any]] | None = Field(
+        None, description="JSON, read as text."
+    )
     detail: str | None = Field(None, description=IGNORED)
     prompt_cache_breakpoint: object = Field(None, description=IGNORED)
 
@@ -58,7 +62,7 @@ class InputMessage(Body):
 class Choice(Body):
     """One possible answer; for a classifier, one of its labels."""
 
-    value: str | bool
+    value: Short | bool
     description: str | None = None
 
 
@@ -253,7 +257,13 @@ def _wording(question: Question) -> str:
 def _joined(content: str | list[InputPart]) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part.text or "" for part in content)
+    return "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: InputPart) -> str:
+    if part.type == "input_json":
+        return json.dumps(part.data, ensure_ascii=False, separators=(",", ":"))
+    return part.text or ""
 
 
 async def _classifier_input(call: Call, engine: EngineClient, body: DecisionRequest) -> NamedInputs:

@@ -1,5 +1,6 @@
 """`/v1/files`: bytes with a name and a purpose."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -10,12 +11,18 @@ from pydantic import Field
 from sqlalchemy import Connection
 from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import FileRecord
-from purvey.errors import InUseError, InvalidValueError, StorageUnavailableError
+from purvey.errors import (
+    IntegrityError,
+    InUseError,
+    InvalidValueError,
+    StorageUnavailableError,
+)
 from purvey.server.paging import Listing, PageQuery, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
@@ -164,11 +171,26 @@ async def delete(call: Caller, file_id: str) -> DeletedFile:
 async def content(call: Caller, file_id: str) -> FileResponse:
     """Download a file's bytes, always as an attachment."""
     record = await find(call, file_id)
-    return FileResponse(
-        call.services.blobs.path(record.sha256),
+    path = call.services.blobs.path(record.sha256)
+    try:
+        status = await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
+        raise IntegrityError(f"the bytes of file {file_id!r} are gone.") from None
+    return Attachment(
+        path,
+        stat_result=status,
         media_type="application/octet-stream",
-        headers={"content-disposition": disposition(record.name)},
+        headers={"content-disposition": disposition(record.name), "accept-ranges": "none"},
     )
+
+
+class Attachment(FileResponse):
+    """A whole file. Ranges are not served: a request for one gets everything."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        headers = [h for h in scope["headers"] if h[0] not in {b"range", b"if-range"}]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 async def find(call: Call, file_id: str) -> FileRecord:

@@ -14,7 +14,12 @@ from purvey.contracts.limits import LIMITS
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import JobRecord, ModelRecord
 from purvey.contracts.rows import check_chat_rows
-from purvey.errors import InvalidValueError, MethodUnsupportedError, NotFoundError
+from purvey.errors import (
+    InvalidValueError,
+    MethodUnsupportedError,
+    NotFoundError,
+    UnsupportedValueError,
+)
 from purvey.server.job_routes import EventsQuery, checkpoint_shown, find, send_events
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -273,7 +278,7 @@ def _hyperparameters(body: FineTuningRequest) -> Hyperparameters:
 
 def _recipe(body: FineTuningRequest) -> TrainConfig:
     if body.method is not None and body.method.type != "supervised":
-        raise MethodUnsupportedError(
+        raise UnsupportedValueError(
             f"the method {body.method.type!r} is not supported yet.",
             param="method.type",
             hint="Use 'supervised'.",

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.records import ModelRecord
-from purvey.server.paging import Listing, PageAsked, listing, listing_example
+from purvey.server.paging import Listing, PageQuery, listing, listing_example
 from purvey.server.policy import Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
@@ -41,6 +42,12 @@ class DeletedModel(TypedDict):
     deleted: bool
 
 
+class ModelsQuery(PageQuery):
+    """Which models; the official client asks once and never for a second page."""
+
+    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(10_000, description="Items at most.")
+
+
 class ModelRequest(Body):
     """A folder to register."""
 
@@ -69,8 +76,8 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 @routes.add(
     "GET", "/v1/models", scope="models:read", returns=Listing, example=listing_example(EXAMPLE)
 )
-async def index(call: Caller, query: PageAsked) -> Listing:
-    """List models, newest first."""
+async def index(call: Caller, query: Annotated[ModelsQuery, Query()]) -> Listing:
+    """List models, newest first; all of them unless `limit` says otherwise."""
     page = await call.services.models.page(
         call.project_id, after=query.after, limit=query.limit, order=query.order
     )

@@ -1,0 +1,165 @@
+"""Explanations under way: computed beside the request that asked, stored however they end."""
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection
+
+from purvey.contracts.engine import Explain
+from purvey.contracts.explain import ExplanationRequest, ExplanationResult
+from purvey.contracts.ids import new_id
+from purvey.contracts.records import ExplanationRecord, FileRecord
+from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.server.metering import metered
+from purvey.server.openai import files
+from purvey.server.policy import Call
+from purvey.server.problems import envelope
+from purvey.store import explanations
+from purvey.store.database import Database
+from purvey.telemetry import metrics
+
+logger = logging.getLogger(__name__)
+Task = asyncio.Task[ExplanationRecord]
+
+
+class Explainer:
+    """Owner of the explanations that are being computed.
+
+    An explanation outlives the request that asked for it: its caller may come back for it.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[Task] = set()
+
+    def start(
+        self, call: Call, explanation: ExplanationRecord, request: ExplanationRequest
+    ) -> Task:
+        """Compute a stored explanation; the task ends in its final record, or its error."""
+        task = asyncio.create_task(_compute(call, explanation, request))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def close(self) -> None:
+        """Stop what still runs and wait until its record says so."""
+        for task in self._running:
+            task.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _ended(self, task: Task) -> None:
+        self._running.discard(task)
+        # Looked at here because nobody may wait any more; the record holds the error.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.info("explanation.failed", extra={"code": getattr(error, "code", "")})
+
+
+async def recover(database: Database) -> None:
+    """Mark what a server that died was computing as failed."""
+    error = ShuttingDownError("the server ended while it was computing this.")
+
+    def work(conn: Connection) -> None:
+        for record in explanations.unfinished(conn):
+            explanations.finish(
+                conn,
+                record.project_id,
+                record.id,
+                status="failed",
+                body={**record.body, "error": dict(envelope(error)["error"])},
+            )
+
+    await database.write(work)
+
+
+async def _compute(
+    call: Call, explanation: ExplanationRecord, request: ExplanationRequest
+) -> ExplanationRecord:
+    try:
+        return await _completed(call, explanation, request)
+    except asyncio.CancelledError:
+        error = ShuttingDownError("the server ended while it was computing this.")
+        await _fail(call, explanation, error)
+        raise error from None
+    except PurveyError as error:
+        await _fail(call, explanation, error)
+        raise
+    except Exception:
+        metrics.BROAD_CATCHES.labels("server.explaining").inc()
+        await _fail(call, explanation, InternalError("the explanation failed."))
+        raise
+
+
+async def _completed(
+    call: Call, explanation: ExplanationRecord, request: ExplanationRequest
+) -> ExplanationRecord:
+    async with (
+        call.services.engines.use(call.project_id, explanation.model) as (record, engine),
+        metered(call, kind="explanation", model=record.name) as tally,
+    ):
+        answer = await engine.explain(Explain(request_id=call.request_id, request=request))
+        tally.rows = answer.result.cost.forwards
+        tally.images = int(request.image is not None)
+        tally.compute_s = answer.result.cost.compute_s
+    picture_id = await _keep_picture(call, explanation, answer.result)
+    body = {
+        **explanation.body,
+        **result_shown(answer.result),
+        "precision": engine.model.precision,
+        "artifacts": {"png": f"/v1/files/{picture_id}/content"} if picture_id else {},
+    }
+    return await _finish(call, explanation, "completed", body, picture_id)
+
+
+async def _fail(call: Call, explanation: ExplanationRecord, error: PurveyError) -> None:
+    body = {**explanation.body, "error": dict(envelope(error)["error"])}
+    await _finish(call, explanation, "failed", body, None)
+
+
+async def _finish(
+    call: Call,
+    explanation: ExplanationRecord,
+    status: Literal["completed", "failed"],
+    body: dict[str, Any],
+    picture_id: str | None,
+) -> ExplanationRecord:
+    def work(conn: Connection) -> ExplanationRecord:
+        explanations.finish(
+            conn,
+            call.project_id,
+            explanation.id,
+            status=status,
+            body=body,
+            picture_file=picture_id,
+        )
+        return explanations.get(conn, call.project_id, explanation.id)
+
+    return await call.services.database.write(work)
+
+
+async def _keep_picture(
+    call: Call, explanation: ExplanationRecord, result: ExplanationResult
+) -> str | None:
+    if result.picture_png is None:
+        return None
+    blob = await asyncio.to_thread(call.services.blobs.put_bytes, result.picture_png)
+    record = FileRecord(
+        id=new_id("file-"),
+        project_id=call.project_id,
+        name=f"{explanation.id}.png",
+        purpose="vision",
+        num_bytes=blob.num_bytes,
+        sha256=blob.sha256,
+        created_at=call.services.clock.now(),
+    )
+    await files.store(call, record)
+    return record.id
+
+
+def result_shown(result: ExplanationResult) -> dict[str, Any]:
+    """Show a finished attribution, all but its picture."""
+    plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(result, picture_png=None))
+    plain.pop("picture_png")
+    usage = {"forwards": result.cost.forwards, "compute_ms": result.cost.compute_s * 1e3}
+    return {**plain, "usage": usage}
