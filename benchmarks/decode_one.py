@@ -1,8 +1,8 @@
 """Bar 1, first cut: decoding one sequence, our engine process against `transformers.generate`.
 
-The same random Llama weights in float32, a prompt of 128 tokens, 64 greedy tokens, one thread count
-for both. Ours is the served path: tokens cross to an engine process and text comes back. Tokens must
-be equal before a speed counts.
+The same random Llama weights in float32, a prompt of 128 tokens, 64 greedy tokens, one thread
+count for both. Ours is the served path: tokens cross to an engine process and text comes back.
+Tokens must be equal before a speed counts.
 """
 
 import asyncio

@@ -42,7 +42,7 @@ class Connection:
 
 
 def main() -> int:
-    """Measure and publish; correctness: the ledger holds exactly the requests that were answered."""
+    """Measure and publish; correct only if the ledger holds what was answered, exactly."""
     key = secrets.token_hex(24)
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder), key) as (address, pid):
         request = _request(address, key)

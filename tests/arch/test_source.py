@@ -35,13 +35,22 @@ def test_modules_stay_readable() -> None:
     assert {p: n for p, n in sizes.items() if n > MAX_MODULE_LINES} == {}
 
 
+def _code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    has_docstring = ast.get_docstring(node) is not None
+    first = node.body[0]
+    told = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - told
+
+
 def test_functions_stay_readable() -> None:
     long = [
         f"{path}:{node.lineno} {node.name}"
         for path, tree in _trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
+        and "migrations" not in path.parts
+        and _code_lines(node) > MAX_FUNCTION_LINES
     ]
     assert long == []
 
