@@ -6,17 +6,17 @@ has stopped.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 from sqlalchemy import Connection
 
 from purvey.contracts.clock import Clock
-from purvey.contracts.ids import new_id
-from purvey.contracts.jobs import TERMINAL, JobApi, JobKind, JobStatus
+from purvey.contracts.jobs import TERMINAL, JobApi, JobStatus
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
 from purvey.errors import ConflictError, RateLimitedError
 from purvey.jobs.bell import QUEUE, Bell, events_of, wishes_for
+from purvey.jobs.draft import JobDraft, queued
 from purvey.jobs.hooks import Ended
 from purvey.store import checkpoints, events, jobs
 from purvey.store.database import Database
@@ -41,67 +41,23 @@ class JobService:
     async def create(
         self,
         *,
-        project_id: str,
-        key_id: str,
-        api: JobApi,
-        kind: JobKind,
-        recipe: dict[str, Any],  # resolved recipe as JSON
-        recipe_digest: str,
-        seed: int = 0,
-        suffix: str | None = None,
-        base_model: str | None = None,
-        training_file: str | None = None,
-        validation_file: str | None = None,
-        dataset_id: str | None = None,
-        metadata: dict[str, str] | None = None,
-        request: dict[str, Any] | None = None,  # as the caller sent it
         beside: Callable[[Connection, JobRecord], None] | None = None,
+        **draft: Unpack[JobDraft],
     ) -> JobRecord:
         """Put a validated job into the queue; it is on disk when this returns.
 
         Args:
-            project_id: The owner.
-            key_id: The key that asked.
-            api: Which resource it answers under; its id's prefix follows.
-            kind: Which runner takes it.
-            recipe: The resolved recipe or dataset config.
-            recipe_digest: Hex SHA-256 of the recipe.
-            seed: The run's seed.
-            suffix: Part of the model's name.
-            base_model: Name of the model to start from.
-            training_file: File id.
-            validation_file: File id.
-            dataset_id: The dataset that is read (training) or made (dataset).
-            metadata: The owner's notes.
-            request: The body as it was sent, to be echoed.
             beside: Writes that belong to the job, made in its transaction after it (the row
                 of the dataset it makes).
+            draft: What the job is, see `JobDraft`.
 
         Raises:
             RateLimitedError: The project has too many unfinished jobs.
         """
-        record = JobRecord(
-            id=new_id("ftjob-" if api == "fine_tuning" else "job_"),
-            project_id=project_id,
-            key_id=key_id,
-            api=api,
-            kind=kind,
-            status="queued",
-            created_at=self._clock.now(),
-            recipe=recipe,
-            recipe_digest=recipe_digest,
-            seed=seed,
-            suffix=suffix,
-            base_model=base_model,
-            training_file=training_file,
-            validation_file=validation_file,
-            dataset_id=dataset_id,
-            metadata=metadata or {},
-            request=request or {},
-        )
+        record = queued(draft, now=self._clock.now())
 
         def work(conn: Connection) -> None:
-            _check_room(conn, project_id)
+            _check_room(conn, record.project_id)
             jobs.insert(conn, record)
             self._tell(conn, record.id, "The job is queued.")
             if beside is not None:
