@@ -1,8 +1,8 @@
 """Explanations: what is asked, what is answered.
 
 A unit's score is the drop of the target's value when the unit is taken away; positive
-supports the target. The value is a natural log-probability (of the label, or summed over
-the target text), or a difference of two when a contrast is named.
+supports the target. The value is the natural log-probability of the target text, summed over
+its tokens, or for classes the difference of two: of the label and of the contrast.
 """
 
 from typing import Annotated, Literal
@@ -34,7 +34,8 @@ class ExplanationRequest(msgspec.Struct, frozen=True, kw_only=True):
         image: An encoded image (image classification).
         output: The generated text to explain; None means the model's own greedy output.
         label: The class to explain; None means the most probable.
-        contrast: A second class: the value is then log p(label) - log p(contrast).
+        contrast: A second class: the value is log p(label) - log p(contrast); None means the
+            most probable class beside the label.
         max_output_tokens: Longest greedy output when `output` is None.
         random_orders: Random removal orders that the faithfulness is compared with.
         curve_points: Points of each deletion and insertion curve.

@@ -32,7 +32,7 @@ class Capitals:
 class Spam:
     """Calls a text spam by the number of shouted words."""
 
-    labels = ("ham", "spam")
+    labels: tuple[str, ...] = ("ham", "spam")
 
     def log_probs(self, inputs: Sequence[NamedInputs]) -> NDArray[np.float64]:
         texts = [one["note"] for one in inputs]
@@ -113,7 +113,7 @@ def test_a_small_budget_makes_units_coarser_and_says_so() -> None:
 def test_text_classes_with_label_and_contrast() -> None:
     request = ExplanationRequest(text="you WIN a big PRIZE today")
     plain = explain_text_class(request, Spam(), input_name="note", clock=FakeClock())
-    assert (plain.target.label, plain.target.kind) == ("spam", "label")
+    assert (plain.target.label, plain.target.contrast) == ("spam", "ham")  # the two strongest
     assert {u.text for u in plain.units if u.rank <= 2} == {"WIN", "PRIZE"}
     against = explain_text_class(
         msgspec.structs.replace(request, label="ham", contrast="spam"),
@@ -184,3 +184,21 @@ def test_generation_refuses_what_it_cannot_explain(
 ) -> None:
     with pytest.raises(error):
         explain_generation(request_, Capitals(), clock=FakeClock())
+
+
+def test_a_sure_classifier_is_explained_against_the_runner_up() -> None:
+    """Ten shouted words: p(spam) is 1 to eight digits whichever word goes, the odds still move."""
+    request = ExplanationRequest(text="A " * 10 + "b c d e f g h")
+    result = explain_text_class(request, Spam(), input_name="note", clock=FakeClock())
+    assert [u.score for u in result.units if u.text == "A"] == pytest.approx([2.0] * 10, rel=1e-3)
+    assert result.faithfulness.verdict == "faithful"
+
+
+def test_a_model_of_one_class_is_refused() -> None:
+    class Single(Spam):
+        labels = ("only",)
+
+    with pytest.raises(InvalidValueError):
+        explain_text_class(
+            ExplanationRequest(text="a b"), Single(), input_name="note", clock=FakeClock()
+        )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN_UNITS = 20
 CAVEAT = (
-    "A score is how far the target's log-probability falls when that part alone is taken away: "
+    "A score is how far the target's value falls when that part alone is taken away: "
     "it tells what this model used, not what is true."
 )
 
