@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ class _Stores:
     blobs: Blobs
     artifacts: Artifacts
     pepper: bytes
+    clock: Clock
 
 
 def build(
@@ -70,15 +72,32 @@ def build(
     Raises:
         SettingError: A setting, the data folder or the database cannot be used.
     """
-    clock = clock or SystemClock()
-    listener = bind(settings.host, settings.port, backlog=settings.http.backlog)
-    try:
-        stores = _open_stores(settings, clock)
-    except BaseException:
-        listener.close()
-        raise
+    with ExitStack() as undo:
+        listener = bind(settings.host, settings.port, backlog=settings.http.backlog)
+        undo.callback(listener.close)
+        stores = _open_stores(settings, clock or SystemClock())
+        application = _assemble(
+            settings,
+            stores,
+            listener,
+            engine_launcher=engine_launcher or LocalEngineLauncher(cwd=stores.folder.engines),
+            job_launcher=job_launcher or LocalJobLauncher(),
+        )
+        undo.pop_all()
+    return application
+
+
+def _assemble(
+    settings: "Settings",
+    stores: _Stores,
+    listener: socket.socket,
+    *,
+    engine_launcher: "EngineLauncher",
+    job_launcher: "JobLauncher",
+) -> "Application":
+    database, clock, bell, readiness = stores.database, stores.clock, Bell(), _Readiness()
     models = ModelRegistry(
-        stores.database, stores.artifacts, model_roots=settings.model_roots, clock=clock
+        database, stores.artifacts, model_roots=settings.model_roots, clock=clock
     )
     hooks = JobEffects(
         blobs=stores.blobs,
@@ -87,36 +106,25 @@ def build(
         module_roots=settings.module_roots,
         clock=clock,
     ).hooks
-    bell = Bell()
-    engines = EnginePool(
-        engine_launcher or LocalEngineLauncher(cwd=stores.folder.engines),
-        models,
-        limits=_engine_limits(settings),
-        clock=clock,
-    )
-    readiness = _Readiness()
     services = Services(
-        database=stores.database,
+        database=database,
         blobs=stores.blobs,
         artifacts=stores.artifacts,
-        keys=KeyRing(stores.database, pepper=stores.pepper, clock=clock),
-        meter=Meter(stores.database, clock),
-        jobs=JobService(stores.database, clock=clock, bell=bell, ended=hooks.ended),
+        keys=KeyRing(database, pepper=stores.pepper, clock=clock),
+        meter=Meter(database, clock),
+        jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
         models=models,
-        engines=engines,
+        engines=EnginePool(engine_launcher, models, limits=_engine_limits(settings), clock=clock),
         clock=clock,
         is_ready=readiness.is_ready,
         started_at=clock.monotonic(),
         defaults=Defaults(default_max_tokens=settings.default_max_tokens),
         allowed_hosts=settings.allowed_hosts,
     )
-    supervisor = _supervisor(
-        settings, stores, hooks=hooks, bell=bell, clock=clock, launcher=job_launcher
-    )
     return Application(
         settings=settings,
         services=services,
-        supervisor=supervisor,
+        supervisor=_supervisor(settings, stores, hooks=hooks, bell=bell, launcher=job_launcher),
         folder=stores.folder,
         listener=listener,
         readiness=readiness,
@@ -272,18 +280,19 @@ class _Readiness:
 
 
 def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
-    folder = DataFolder.open(settings.data_dir)
-    try:
-        return _Stores(
+    with ExitStack() as undo:
+        folder = DataFolder.open(settings.data_dir)
+        undo.callback(folder.close)
+        stores = _Stores(
             folder=folder,
-            database=Database.open(settings.database_url, clock=clock),
             blobs=Blobs(folder.blobs),
             artifacts=Artifacts(folder.artifacts),
             pepper=read_or_create(folder.root),
+            database=Database.open(settings.database_url, clock=clock),
+            clock=clock,
         )
-    except BaseException:
-        folder.close()
-        raise
+        undo.pop_all()
+    return stores
 
 
 def _engine_limits(settings: "Settings") -> EngineLimits:
@@ -302,16 +311,15 @@ def _supervisor(
     *,
     hooks: "JobHooks",
     bell: Bell,
-    clock: Clock,
-    launcher: "JobLauncher | None",
+    launcher: "JobLauncher",
 ) -> Supervisor:
     return Supervisor(
         database=stores.database,
         artifacts=stores.artifacts,
-        launcher=launcher or LocalJobLauncher(),
+        launcher=launcher,
         hooks=hooks,
         bell=bell,
-        clock=clock,
+        clock=stores.clock,
         folder=stores.folder.jobs,
         max_running=settings.max_running_jobs,
         config=RunConfig(

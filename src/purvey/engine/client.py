@@ -79,15 +79,16 @@ class LocalEngineLauncher:
             command=self._command,
         )
         messages = child.messages()
+        loaded: ModelLoaded | None = None
         try:
             async with asyncio.timeout(self._load_timeout_s):
                 await child.send(load)
                 loaded = await self._first_reply(messages)
-        except BaseException as error:
-            await _end(child)  # whatever it was, no process is left behind
-            if isinstance(error, TimeoutError):
-                raise WorkerCrashedError("the engine took too long to load its model") from error
-            raise
+        except TimeoutError as error:
+            raise WorkerCrashedError("the engine took too long to load its model") from error
+        finally:
+            if loaded is None:  # whatever it was, no process is left behind
+                await _end(child)
         logger.info("engine.loaded", extra={"model": load.source.name, "pid": child.pid})
         return IpcEngine(child, messages, loaded)
 
