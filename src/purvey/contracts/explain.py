@@ -2,7 +2,7 @@
 
 A unit's score is the drop of the target's value when the unit is taken away; positive
 supports the target. The value is the natural log-probability of the target text, summed over
-its tokens, or for classes the difference of two: of the label and of the contrast.
+its tokens, or for classes a difference of two: of the label and of the contrast.
 """
 
 from typing import Annotated, Literal
@@ -34,8 +34,8 @@ class ExplanationRequest(msgspec.Struct, frozen=True, kw_only=True):
         image: An encoded image (image classification).
         output: The generated text to explain; None means the model's own greedy output.
         label: The class to explain; None means the most probable.
-        contrast: A second class: the value is log p(label) - log p(contrast); None means the
-            most probable class beside the label.
+        contrast: A second class: the value is log p(label) - log p(contrast); None means all
+            other classes together: the label's log-odds.
         max_output_tokens: Longest greedy output when `output` is None.
         random_orders: Random removal orders that the faithfulness is compared with.
         curve_points: Points of each deletion and insertion curve.

@@ -1,9 +1,9 @@
 """A class as the target of an explanation: which one, against which, and its value.
 
-Without a contrast the strongest other class is taken. A sure classifier's log-probability is
-flat: log p stays near 0 whichever single part is removed, and every ranking looks alike. The
-difference to the runner-up (for two classes, the log-odds) still moves. On 30 messages of a
-spam classifier 28 attributions were faithful with it, 8 with log p alone.
+Without a contrast the value is the label's log-odds, `log p - log(1 - p)`. A sure
+classifier's log-probability alone is flat: it stays near 0 whichever single part is removed,
+and every ranking looks alike. Of 30 messages of a spam classifier 8 attributions were
+faithful with log p, 26 with the log-odds.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,25 @@ SHOWN_LABELS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTarget:
-    """log p(label) - log p(contrast): "why this rather than that"."""
+    """log p(label) - log p(contrast), where the contrast may be all other classes together.
+
+    Args:
+        label: The class to explain.
+        column: Its column in the log-probabilities.
+        rivals: Columns of what it is told apart from: the contrast, or every other class.
+        contrast: The one class it is told apart from, if one was named.
+    """
 
     label: str
     column: int
-    contrast: str
-    contrast_column: int
+    rivals: tuple[int, ...]
+    contrast: str | None = None
 
     @classmethod
     def chosen(
         cls, request: ExplanationRequest, model: ClassifierModel, inputs: NamedInputs
     ) -> "LabelTarget":
-        """Find the two classes: those asked for, else the most probable ones.
+        """Find the label asked for, or the most probable one, and its rivals.
 
         Raises:
             InvalidValueError: A label the model does not have, a contrast with itself, or a
@@ -41,29 +48,25 @@ class LabelTarget:
         """
         if len(model.labels) < 2:
             raise InvalidValueError("a model of one class has nothing to explain.", param="model")
-        by_probability = np.argsort(-model.log_probs([inputs])[0], kind="stable")
-        column = int(by_probability[0])
-        if request.label is not None:
+        if request.label is None:
+            column = int(np.argmax(model.log_probs([inputs])[0]))
+        else:
             column = _column(request.label, model, param="target.label")
-        other = int(next(c for c in by_probability if c != column))
-        if request.contrast is not None:
-            other = _column(request.contrast, model, param="target.contrast")
-        if other == column:
+        label = model.labels[column]
+        if request.contrast is None:
+            rivals = tuple(other for other in range(len(model.labels)) if other != column)
+            return cls(label=label, column=column, rivals=rivals)
+        rival = _column(request.contrast, model, param="target.contrast")
+        if rival == column:
             raise InvalidValueError(
-                f"the contrast {model.labels[other]!r} is the label itself.",
-                param="target.contrast",
+                f"the contrast {label!r} is the label itself.", param="target.contrast"
             )
-        return cls(
-            label=model.labels[column],
-            column=column,
-            contrast=model.labels[other],
-            contrast_column=other,
-        )
+        return cls(label=label, column=column, rivals=(rival,), contrast=request.contrast)
 
     def values(self, logp_ML: NDArray[np.float64]) -> Values:
         """Return the target's value for each row of log-probabilities."""
-        values_M = logp_ML[:, self.column] - logp_ML[:, self.contrast_column]
-        return np.asarray(values_M, dtype=np.float64)
+        against_M = np.logaddexp.reduce(logp_ML[:, list(self.rivals)], axis=1)
+        return np.asarray(logp_ML[:, self.column] - against_M, dtype=np.float64)
 
     def description(self, full: float, empty: float) -> ExplanationTarget:
         """Describe the target with its value for the full and the empty input."""

@@ -73,9 +73,11 @@ def print_explanation(found: "Explanation") -> None:
     target = found.target
     aim = repr(target.label if target.kind == "label" else target.text)
     against = f" rather than {target.contrast!r}" if target.contrast else ""
+    is_odds = target.kind == "label" and target.contrast is None
+    unit = "log-odds" if is_odds else target.unit.replace("_", " ")
     out.print(
         f"{found.model}: why {aim}{against}  "
-        f"({target.unit} {target.value_full:.3g}, without the input {target.value_empty:.3g})",
+        f"({unit} {target.value_full:.3g}, without the input {target.value_empty:.3g})",
         markup=False,
     )
     ranked = sorted(found.units, key=lambda unit: unit.rank)
