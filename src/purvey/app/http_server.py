@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from purvey.errors import CapacityError, SettingError
 from purvey.server.problems import problem
+from purvey.server.protocol import BoundedProtocol
 from purvey.settings import Settings
 
 
@@ -48,7 +49,7 @@ class HttpServer:
             uvicorn.Config(
                 _RoomFor(self, app, max_connections=settings.http.max_connections),
                 loop="none",
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -8,7 +8,7 @@ from fastapi.security import HTTPBearer
 
 from purvey.access.keys import Principal
 from purvey.contracts.records import Scope
-from purvey.errors import InvalidKeyError, PermissionDeniedError
+from purvey.errors import PermissionDeniedError
 from purvey.server.services import Services
 
 REQUEST_ID = "purvey.request_id"
@@ -76,9 +76,7 @@ async def authorise(request: Request, services: Services, policy: Policy) -> Cal
 
 def _bearer(request: Request) -> str | None:
     given = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    if len(given) > 1:
-        raise InvalidKeyError("more than one Authorization header was sent.")
-    if not given:
+    if len(given) != 1:
         return None
     scheme, _, secret = given[0].decode("latin-1").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None

@@ -46,10 +46,16 @@ STORED_CHATS = f"storing and reading back chat completions {_LATER}"
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 
 
-def _refusing(name: str, reason: str) -> Endpoint:
-    async def endpoint(call: Caller) -> NoReturn:
+def _refusing(name: str, reason: str, *, is_below: bool) -> Endpoint:
+    async def at(call: Caller) -> NoReturn:
         raise NotImplementedHereError(f"{reason}.")
 
+    async def below(call: Caller, rest: str) -> NoReturn:
+        raise NotImplementedHereError(f"{reason}.")
+
+    endpoint: Endpoint = at
+    if is_below:
+        endpoint = below
     endpoint.__name__ = name
     endpoint.__doc__ = f"Not implemented.\n\nAnswers 501: {reason}."
     return endpoint
@@ -58,7 +64,8 @@ def _refusing(name: str, reason: str) -> Endpoint:
 def _add(path: str, name: str, reason: str, methods: tuple[str, ...] = _METHODS) -> None:
     for method in methods:
         register = routes.add(method, path, scope="inference", returns=None, status=501)
-        register(_refusing(f"{name}_{method.lower()}", reason))
+        is_below = "{rest:path}" in path
+        register(_refusing(f"{name}_{method.lower()}", reason, is_below=is_below))
 
 
 for _group, _reason in ABSENT.items():
