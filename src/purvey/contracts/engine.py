@@ -211,7 +211,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """New output text, whole characters only; may be empty beside log-probabilities."""
+    """New output text, whole characters only; may be empty beside log-probabilities.
+
+    An echoed prompt comes first, as one delta of 0 `num_tokens`; its `tokens` then are the
+    prompt's, the first with log-probability 0 since nothing stands before it.
+    """
 
     request_id: str
     text: str

@@ -5,35 +5,30 @@ ends in exactly one of `end`, `fail` and `cancel`, after its blocks are free aga
 """
 
 import logging
-import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence as Listed
 from itertools import islice
 
 from torch import Tensor
 
 from purvey.contracts.engine import EngineStats
-from purvey.contracts.limits import LIMITS
 from purvey.engine.batch import TILE_TOKENS, Span, build_batch
 from purvey.engine.blocks import BlockPool
+from purvey.engine.inbox import Inbox
 from purvey.engine.kv_cache import BLOCK_TOKENS
 from purvey.engine.request import Sequence
 from purvey.engine.runner import Runner
 from purvey.engine.scheduler import Budget, Candidate, State, plan
 from purvey.engine.work import EndReason, Work
 from purvey.errors import (
-    CapacityError,
     ContextLengthError,
     InternalError,
     PurveyError,
     SettingError,
-    ShuttingDownError,
 )
 from purvey.telemetry.metrics import BROAD_CATCHES
 
 logger = logging.getLogger(__name__)
-
-MAX_BACKGROUND = 4 * LIMITS.explanation_forwards
 
 
 class Core:
@@ -65,10 +60,7 @@ class Core:
             True: OrderedDict(),
         }
         self._num_steps = 0
-        self._inbox: deque[Work | str] = deque()
-        self._news = threading.Condition()
-        self._is_draining = self._is_stopped = False
-        self._num_accepted = {False: 0, True: 0}  # by is_background; guarded by `_news`
+        self._inbox = Inbox()
 
     # Any thread ------------------------------------------------------------------------------
 
@@ -93,34 +85,19 @@ class Core:
             CapacityError: As many requests are held already as may be.
             ShuttingDownError: The engine drains.
         """
-        is_background = work.sequence.is_background
-        limit = MAX_BACKGROUND if is_background else LIMITS.queued_requests
-        with self._news:
-            if self._is_draining:
-                raise ShuttingDownError("the engine is shutting down.")
-            if self._num_accepted[is_background] >= limit:
-                raise CapacityError(f"{limit} requests are running or waiting already.")
-            self._num_accepted[is_background] += 1
-            self._inbox.append(work)
-            self._news.notify()
+        self._inbox.put(work)
 
     def cancel(self, request_id: str) -> None:
         """Forget work within one step; unknown and finished ids are left alone."""
-        with self._news:
-            self._inbox.append(request_id)
-            self._news.notify()
+        self._inbox.cancel(request_id)
 
     def drain(self) -> None:
         """Accept nothing more; `run` returns when all that was accepted has ended."""
-        with self._news:
-            self._is_draining = True
-            self._news.notify()
+        self._inbox.drain()
 
     def stop(self) -> None:
         """Accept nothing more; `run` cancels what it holds and returns after this step."""
-        with self._news:
-            self._is_draining = self._is_stopped = True
-            self._news.notify()
+        self._inbox.stop()
 
     def stats(self) -> EngineStats:
         """Count what is held."""
@@ -136,11 +113,7 @@ class Core:
 
     def run(self) -> None:
         """Step until drained or stopped; wait while there is nothing to do."""
-        while not self._is_stopped:
-            with self._news:
-                self._news.wait_for(lambda: self._inbox or self._has_work or self._is_draining)
-                if self._is_draining and not self._inbox and not self._has_work:
-                    return
+        while self._inbox.wait(has_work=self._has_work):
             self.step()
         self._take_inbox()
         for request_id in [*self._running, *(i for queue in self._waiting.values() for i in queue)]:
@@ -180,13 +153,20 @@ class Core:
         return bool(self._running) or any(self._waiting.values())
 
     def _take_inbox(self) -> None:
-        while self._inbox:
-            message = self._inbox.popleft()
+        for message in self._inbox.take():
             if isinstance(message, str):
                 self._cancel(message)
             else:
-                sequence = message.sequence
-                self._waiting[sequence.is_background][sequence.request_id] = message
+                self._enqueue(message)
+
+    def _enqueue(self, work: Work) -> None:
+        sequence = work.sequence
+        queue = self._waiting[sequence.is_background]
+        if sequence.request_id in self._running or sequence.request_id in queue:
+            self._inbox.leave(is_background=sequence.is_background)
+            work.fail(InternalError("a request with this id is running already."))
+            return
+        queue[sequence.request_id] = work
 
     def _state(self) -> State:
         most = self._budget.max_running
@@ -273,5 +253,4 @@ class Core:
         self._pool.release(sequence.request_id)
         sequence.blocks = []
         if any(found):
-            with self._news:
-                self._num_accepted[sequence.is_background] -= 1
+            self._inbox.leave(is_background=sequence.is_background)

@@ -188,7 +188,7 @@ def test_a_request_that_breaks_is_refused_and_its_neighbours_go_on(
 
 
 def test_a_full_queue_refuses(bench: "Bench", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("purvey.engine.core.LIMITS", type(LIMITS)(queued_requests=2))
+    monkeypatch.setattr("purvey.engine.inbox.LIMITS", type(LIMITS)(queued_requests=2))
     bench.ask("a")
     bench.ask("b")
     with pytest.raises(CapacityError, match="2 requests"):
@@ -233,3 +233,13 @@ def _tokens(bench: "Bench", prompt: list[int], count: int) -> list[int]:
 
 def _is_over(bench: "Bench", name: str) -> bool:
     return bool(bench.replies[name]) and isinstance(bench.replies[name][-1], Finished)
+
+
+def test_an_id_that_is_taken_is_refused_and_the_first_goes_on(bench: "Bench") -> None:
+    bench.ask("a")
+    bench.core.step()
+    first = bench.replies.pop("a")
+    bench.ask("a")
+    bench.finish()
+    assert [type(reply) for reply in bench.replies["a"]] == [Refused]
+    assert isinstance(first[-1], Finished)

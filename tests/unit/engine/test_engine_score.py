@@ -75,7 +75,7 @@ def test_cancelling_the_future_frees_everything(bench: "Bench", scorer: Scorer) 
 def test_too_much_background_work_is_refused_whole(
     bench: "Bench", scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("purvey.engine.core.MAX_BACKGROUND", 2)
+    monkeypatch.setattr("purvey.engine.inbox.MAX_BACKGROUND", 2)
     with pytest.raises(CapacityError):
         scorer.submit(PAIRS)
     bench.finish()
