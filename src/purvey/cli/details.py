@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from purvey.cli.moments import local_time, span
 from purvey.client.values import Dataset, Job, Model
 
@@ -58,16 +56,18 @@ def dataset_fields(dataset: Dataset) -> dict[str, object]:
 
 
 def report_fields(report: Mapping[str, Any] | None) -> dict[str, object]:
-    """Return each metric of a test report with its interval."""
-    return {f"test {name}": metric_text(value) for name, value in (report or {}).items()}
+    """Return each number of a test report with its interval; tables stay with `--json`."""
+    return {
+        f"test {name}": metric_text(value)
+        for name, value in (report or {}).items()
+        if isinstance(value, dict) and isinstance(value.get("value"), (int, float))
+    }
 
 
-def metric_text(value: object) -> str:
-    """Return `0.981 (0.966 to 0.994, 557 rows)` for a metric with interval, else JSON."""
-    if not isinstance(value, dict) or not isinstance(value.get("value"), (int, float)):
-        return msgspec.json.encode(value).decode()
-    text = f"{value['value']:.4g}"
-    low, high, rows = (value.get(name) for name in ("low", "high", "num_rows"))
+def metric_text(metric: Mapping[str, Any]) -> str:
+    """Return `0.981 (0.966 to 0.994, 557 rows)`, as far as interval and count are known."""
+    text = f"{metric['value']:.4g}"
+    low, high, rows = (metric.get(name) for name in ("low", "high", "num_rows"))
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         text += f" ({low:.4g} to {high:.4g}"
         text += f", {rows} rows)" if rows else ")"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from purvey.cli.commands.explaining import print_explanation
 from purvey.cli.commands.progress import metrics_text, show_progress
-from purvey.cli.details import metric_text
+from purvey.cli.details import metric_text, report_fields
 from purvey.cli.moments import span
 from purvey.cli.terminal import print_error, print_table
 from purvey.client.values import Event, Explanation
@@ -104,11 +104,16 @@ def test_progress_elsewhere_is_plain_lines_of_evaluations() -> None:
             "0.9812 (0.97 to 0.99, 557 rows)",
         ),
         ({"value": 12.5}, "12.5"),
-        ({"other": 1}, '{"other":1}'),
     ],
 )
-def test_a_metric_shows_its_interval(value: object, shown: str) -> None:
+def test_a_metric_shows_its_interval(value: dict[str, float], shown: str) -> None:
     assert metric_text(value) == shown
+
+
+def test_a_report_shows_numbers_and_leaves_tables_out() -> None:
+    report = {"accuracy": {"value": 1.0}, "confusion": [[1]], "labels": {"ham": {}}}
+    assert report_fields(report) == {"test accuracy": "1"}
+    assert report_fields(None) == {}
 
 
 @pytest.mark.parametrize(
