@@ -8,7 +8,7 @@ from urllib.parse import quote
 from purvey.client.paging import Waiter, items
 from purvey.client.transport import Json, Transport
 from purvey.client.values import Classification, Explanation, Page
-from purvey.errors import InternalError, from_code
+from purvey.errors import InternalError, UserError, from_code
 
 IMAGE_TYPES = {
     ".png": "image/png",
@@ -103,15 +103,20 @@ class Answers:
             body["top_k"] = top_k
         return self._transport.post("/v1/classify", Classification, body=body)
 
-    def count_tokens(self, model: str, messages: Sequence[Json]) -> int:
-        """Return how many tokens a conversation is.
+    def takes_chat(self, model: str) -> bool:
+        """Tell whether a model takes conversations, by having one tokenised.
 
         Raises:
-            UserError: The model takes no conversations, among others.
+            PurveyError: There is no such model, or the server refuses for another reason.
         """
-        body: Json = {"model": model, "messages": list(messages)}
-        answer = self._transport.post("/v1/tokenize", dict[str, object], body=body)
-        return int(str(answer["count"]))
+        body: Json = {"model": model, "messages": [{"role": "user", "content": "."}]}
+        try:
+            self._transport.post("/v1/tokenize", dict[str, object], body=body)
+        except UserError as error:
+            if error.status in (400, 422):
+                return False
+            raise
+        return True
 
     def chat(self, model: str, messages: Sequence[Json], **sampling: object) -> Iterator[str]:
         """Yield the text of a chat answer as it is generated."""

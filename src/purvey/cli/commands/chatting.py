@@ -11,7 +11,7 @@ import typer
 
 from purvey.cli.connection import connect
 from purvey.cli.terminal import AsJson, console, notices, print_json
-from purvey.errors import UserError
+from purvey.errors import InvalidFileError
 
 if TYPE_CHECKING:
     from purvey.client.purvey import Purvey
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Turn = dict[str, Any]  # a message of the API
 Reply = Callable[[str], Iterator[str]]
 """Text of the answer, piece by piece, to what was typed."""
-CAN_CHAT_PROBE = [{"role": "user", "content": "."}]
 
 
 @dataclass(kw_only=True)
@@ -43,16 +42,7 @@ class Talk:
         task = self.client.models.get(self.model).task
         if task is not None and task != "text-generation":
             return self._classify
-        return self._chat if self._takes_chat() else self._complete
-
-    def _takes_chat(self) -> bool:
-        try:
-            self.client.answers.count_tokens(self.model, CAN_CHAT_PROBE)
-        except UserError as error:
-            if error.status in (400, 422):
-                return False
-            raise
-        return True
+        return self._chat if self.client.answers.takes_chat(self.model) else self._complete
 
     def _chat(self, text: str) -> Iterator[str]:
         self.messages.append({"role": "user", "content": text})
@@ -67,8 +57,12 @@ class Talk:
         yield from self.client.answers.complete(self.model, text, **self.sampling)
 
     def _classify(self, text: str) -> Iterator[str]:
-        result = self.client.answers.classify(self.model, [text], top_k=5).results[0]
-        yield ", ".join(f"{p.label} {p.probability:.3f}" for p in result.probabilities)
+        yield self.classes_of(text)
+
+    def classes_of(self, given: object) -> str:
+        """Return the most probable classes of a text or an image, on one line."""
+        result = self.client.answers.classify(self.model, [given], top_k=5).results[0]
+        return ", ".join(f"{p.label} {p.probability:.3f}" for p in result.probabilities)
 
 
 def run(
@@ -77,6 +71,9 @@ def run(
     ],
     prompt: Annotated[
         str | None, typer.Option(help="Answer this and end [read lines until end of input].")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Classify this image and end, for image classifiers.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="First turn, as the system.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -97,6 +94,9 @@ def run(
     }
     with _served(model) as (client, name):
         talk = Talk(client=client, model=name, sampling=sampling)
+        if image is not None:
+            _answer(model, [talk.classes_of(_image_input(image))], as_json=as_json)
+            return
         if system is not None:
             talk.messages.append({"role": "system", "content": system})
         reply = talk.reply()
@@ -115,6 +115,14 @@ def _served(model: str) -> "Iterator[tuple[Purvey, str]]":
     else:
         with connect() as client:
             yield client, model
+
+
+def _image_input(path: Path) -> object:
+    from purvey.client.answers import image_input
+
+    if not path.is_file():
+        raise InvalidFileError(f"no file at {str(path)!r}.", param="image")
+    return image_input(path)
 
 
 def _typed() -> Iterator[str]:

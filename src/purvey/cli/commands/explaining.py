@@ -43,9 +43,10 @@ def explain(
     """Score the parts of an input by what they did to the outcome, and measure the ranking."""
     with connect() as client:
         task = client.models.get(model).task
+        is_chat = task == "text-generation" and client.answers.takes_chat(model)
         found = client.explanations.create(
             model,
-            _source(text, image, is_chat=task == "text-generation"),
+            _source(text, image, is_chat=is_chat),
             output={"text": answer} if answer is not None else None,
             target=_target(label, contrast),
             units=units,

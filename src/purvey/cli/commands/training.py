@@ -118,4 +118,6 @@ def _print_outcome(job: "Job") -> None:
     print_fields({"model": job.trained_model or f"(job {job.id}: {job.status})"})
     print_fields(report_fields(job.report))
     if job.trained_model:
-        console().print(f'Ask it: purvey run {job.trained_model} --prompt "..."', markup=False)
+        is_image = (job.recipe or {}).get("task") == "image-classification"
+        given = "--image FILE" if is_image else '--prompt "..."'
+        console().print(f"Ask it: purvey run {job.trained_model} {given}", markup=False)
