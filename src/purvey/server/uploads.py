@@ -42,11 +42,20 @@ async def read_upload(request: Request) -> Upload:
         raise InvalidValueError(
             f"the multipart body is malformed, or has more than one file or {MAX_FIELDS} fields."
         ) from None
+    _close_unfinished(parser, form)
     try:
         return _checked(form)
     except InvalidValueError:
         await form.close()
         raise
+
+
+def _close_unfinished(parser: MultiPartParser, form: FormData) -> None:
+    """Close what a part without an end was spooled to; the parser forgets it."""
+    finished = {id(part.file) for part in form.values() if isinstance(part, UploadFile)}
+    for spooled in parser._files_to_close_on_error:
+        if id(spooled) not in finished:
+            spooled.close()
 
 
 def _checked(form: FormData) -> Upload:
