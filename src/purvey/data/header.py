@@ -18,8 +18,10 @@ def has_header(records: list[list[str]], *, wanted: Collection[str] = ()) -> boo
     first, rest = [field.strip() for field in records[0]], records[1:]
     if wanted and set(wanted) <= set(first):
         return True
-    if not rest or not any(first) or len(set(first)) < len(first):
+    if not any(first) or len(set(first)) < len(first):
         return False
+    if not rest:
+        return all(plain_name(name) in _KNOWN for name in first)
     votes = [
         _vote(name, [fields[i].strip() for fields in rest if i < len(fields)])
         for i, name in enumerate(first)

@@ -1,0 +1,241 @@
+"""A run that was interrupted ends with the very bits of one that was not."""
+
+import hashlib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from purvey.contracts.data import DatasetConfig
+from purvey.contracts.jobs import CheckpointSaved, InputDataset, InputFile, JobSpec
+from purvey.contracts.model import ModelSource
+from purvey.contracts.recipe import parse_recipe
+from purvey.data.build import build_dataset
+from purvey.errors import IntegrityError
+from purvey.worker import train
+from purvey.worker.job_link import JobInterrupted
+
+Reason = Literal["pause", "cancel", "hand_back"]
+
+
+class Link:
+    """Hears a request to stop at the poll of that number; keeps what it is told."""
+
+    def __init__(self, *, stop_at: int | None = None, reason: Reason = "pause") -> None:
+        self._polls, self._stop_at, self._reason = 0, stop_at, reason
+        self.checkpoints: list[CheckpointSaved] = []
+        self.steps: list[int] = []
+        self.events: list[str] = []
+
+    @property
+    def stop_requested(self) -> Reason | None:
+        self._polls += 1
+        return self._reason if self._stop_at is not None and self._polls > self._stop_at else None
+
+    def event(self, message: str, *, level: str = "info", **data: object) -> None:
+        self.events.append(message)
+
+    def metrics(self, message: str, data: dict[str, Any]) -> None:
+        self.steps.append(data["step"])
+
+    def checkpoint(self, saved: CheckpointSaved) -> None:
+        self.checkpoints.append(saved)
+
+
+class Jobs:
+    """Runs recipes in folders of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._count = root, 0
+
+    def folder(self) -> Path:
+        self._count += 1
+        folder = self._root / str(self._count)
+        folder.mkdir()
+        return folder
+
+    def dataset(self, name: str, text: str) -> InputDataset:
+        source = self.folder() / name
+        source.write_text(text, encoding="utf-8")
+        sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+        file = InputFile(
+            role="source", path=str(source), name=name, sha256=sha256, num_bytes=len(text)
+        )
+        folder = self.folder()
+        return InputDataset(
+            folder=str(folder), manifest=build_dataset([file], DatasetConfig(), folder)
+        )
+
+    def run(
+        self,
+        recipe: dict[str, Any],
+        dataset: InputDataset,
+        *,
+        link: Link,
+        work: Path,
+        resume_from: str | None = None,
+        base: ModelSource | None = None,
+    ) -> Path:
+        output = self.folder()
+        spec = JobSpec(
+            job_id="job_test",
+            kind="training",
+            attempt=1,
+            fence=1,
+            recipe=parse_recipe(recipe).model_dump(mode="json"),
+            dataset=dataset,
+            base=base,
+            work_dir=str(work),
+            output_dir=str(output),
+            resume_from=resume_from,
+        )
+        train.run(spec, link)
+        return output
+
+    def interrupted(
+        self, recipe: dict[str, Any], dataset: InputDataset, *, stops: list[int], **more: Any
+    ) -> Path:
+        """Run with a stop after each of those many steps, resuming each time."""
+        work, resume_from = self.folder(), None
+        for stop in stops:
+            link = Link(stop_at=stop)
+            with pytest.raises(JobInterrupted, match="pause"):
+                self.run(recipe, dataset, link=link, work=work, resume_from=resume_from, **more)
+            resume_from = link.checkpoints[-1].folder
+        return self.run(recipe, dataset, link=Link(), work=work, resume_from=resume_from, **more)
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(tmp_path)
+
+
+def sentences() -> str:
+    good, bad = ("fine", "lovely", "warm", "bright"), ("dull", "broken", "cold", "late")
+    things = ("day", "tea", "train", "song", "room", "book", "lamp", "coat", "road", "soup")
+    rows = [
+        f"the {thing} was {word} and {other},{label}"
+        for label, words in (("good", good), ("bad", bad))
+        for thing in things
+        for word, other in pairwise(words)
+    ]
+    return "text,label\n" + "\n".join(rows) + "\n"
+
+
+def classifier_recipe(optimizer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": "text-classification",
+        "model": {
+            "architecture": "text-ngrams",
+            "hyperparameters": {"buckets": 512, "width": 8, "dropout": 0.4},
+        },
+        "optimizer": optimizer,
+        "train": {
+            "epochs": 3,
+            "batch_size": 9,
+            "evals_per_epoch": 2,
+            "early_stopping": {"patience": 50},
+        },
+        "seed": 5,
+    }
+
+
+def language_recipe(optimizer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": "text-generation",
+        "model": {
+            "architecture": "decoder",
+            "hyperparameters": {"hidden_size": 16, "num_layers": 2, "num_heads": 2},
+        },
+        "tokenizer": {"vocabulary_size": 300},
+        "optimizer": optimizer,
+        "train": {"epochs": 2, "batch_size": 4, "sequence_tokens": 16},
+        "seed": 5,
+    }
+
+
+ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
+SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+
+
+def sha256(folder: Path, name: str = "model.safetensors") -> str:
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, SGD], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("recipe_of", [classifier_recipe, language_recipe])
+def test_resumed_weights_are_bit_equal(
+    jobs: Jobs,
+    recipe_of: Callable[[dict[str, Any]], dict[str, Any]],
+    optimizer: dict[str, Any],
+) -> None:
+    recipe, dataset = recipe_of(optimizer), jobs.dataset("rows.csv", sentences())
+    whole = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
+    resumed = jobs.interrupted(recipe, dataset, stops=[1, 0, 4, 7])
+    assert sha256(resumed) == sha256(whole)
+
+
+def test_the_seed_decides_the_weights(jobs: Jobs) -> None:
+    dataset = jobs.dataset("rows.csv", sentences())
+    recipe = classifier_recipe(ADAMW)
+    first = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
+    again = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
+    other = jobs.run(recipe | {"seed": 6}, dataset, link=Link(), work=jobs.folder())
+    assert sha256(first) == sha256(again) != sha256(other)
+
+
+def test_a_resumed_adapter_is_bit_equal(jobs: Jobs) -> None:
+    dataset = jobs.dataset("rows.csv", sentences())
+    folder = jobs.run(language_recipe(ADAMW), dataset, link=Link(), work=jobs.folder())
+    base = ModelSource(name="base", folder=str(folder), digest="0" * 64)
+    recipe: dict[str, Any] = {
+        "task": "text-generation",
+        "model": {"base": "base"},
+        "lora": {"rank": 2, "dropout": 0.2},
+        "train": {"method": "lora", "batch_size": 4, "sequence_tokens": 16, "max_steps": 12},
+    }
+    whole = jobs.run(recipe, dataset, link=Link(), work=jobs.folder(), base=base)
+    resumed = jobs.interrupted(recipe, dataset, stops=[5, 2], base=base)
+    name = "adapter_model.safetensors"
+    assert sha256(resumed, name) == sha256(whole, name)
+
+
+def test_cancelling_writes_no_checkpoint(jobs: Jobs) -> None:
+    dataset = jobs.dataset("rows.csv", sentences())
+    link = Link(stop_at=3, reason="cancel")
+    with pytest.raises(JobInterrupted, match="cancel"):
+        jobs.run(classifier_recipe(SGD), dataset, link=link, work=jobs.folder())
+    assert link.checkpoints == []
+
+
+def test_a_foreign_checkpoint_is_refused(jobs: Jobs) -> None:
+    dataset, work = jobs.dataset("rows.csv", sentences()), jobs.folder()
+    link = Link(stop_at=3)
+    with pytest.raises(JobInterrupted):
+        jobs.run(classifier_recipe(SGD), dataset, link=link, work=work)
+    with pytest.raises(IntegrityError, match="another recipe or dataset"):
+        jobs.run(
+            classifier_recipe(ADAMW),
+            dataset,
+            link=Link(),
+            work=work,
+            resume_from=link.checkpoints[0].folder,
+        )
+
+
+def test_a_finished_run_resumes_without_training_further(jobs: Jobs) -> None:
+    dataset, work = jobs.dataset("rows.csv", sentences()), jobs.folder()
+    first = Link()
+    whole = jobs.run(classifier_recipe(ADAMW), dataset, link=first, work=work)
+    second = Link()
+    again = jobs.run(
+        classifier_recipe(ADAMW),
+        dataset,
+        link=second,
+        work=work,
+        resume_from=first.checkpoints[-1].folder,
+    )
+    assert second.steps == []
+    assert sha256(again) == sha256(whole)

@@ -1,0 +1,204 @@
+"""JSON Lines, Parquet, text and zips: read strictly, refused by line."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from purvey.contracts import limits
+from purvey.contracts.jobs import InputFile
+from purvey.data.image_folders import check_entries, read_image_folders
+from purvey.data.jsonl import read_jsonl
+from purvey.data.parquet import read_parquet
+from purvey.data.plain_text import CHUNK_CHARS, read_text
+from purvey.data.readers import detect_format, read_files
+from purvey.errors import InvalidFileError, UnsafeArchiveError
+
+
+def png(colour: tuple[int, int, int] = (10, 20, 30), side: int = 4) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def file(path: Path, name: str | None = None) -> InputFile:
+    return InputFile(
+        role="source", path=str(path), name=name or path.name, sha256="0" * 64, num_bytes=0
+    )
+
+
+def packed(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"a": 1}\n[1]\n', "line 2: not a JSON object"),
+        ('{"a": 1}\n{"a": }\n', "line 2: not one JSON object"),
+        ('{"a": 1, "a": 2}\n', "line 1: not one JSON object .a key is repeated"),
+        ('{"a": NaN}\n', "NaN is not JSON"),
+        ('{"a": 1}\n\n{"b": 1}\n', "line 3: lacks 'a', unlike the first row"),
+        ('{"a": 1}\n{"a": 1, "b": 2}\n', "line 2: has 'b', unlike the first row"),
+        ("[" * 100_000 + "\n", "line 1: not one JSON object"),
+        ("\n\n", "holds no rows"),
+    ],
+)
+def test_bad_json_lines_are_refused_by_line(tmp_path: Path, text: str, where: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidFileError, match=where):
+        read_jsonl(path, source="rows.jsonl")
+
+
+def test_text_is_cut_at_blank_lines_and_loses_no_line(tmp_path: Path) -> None:
+    paragraphs = [f"paragraph {i} " + "word " * (i % 90) for i in range(200)]
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    table = read_text(path, source="book.txt")
+    chunks = [str(chunk) for chunk in table.columns["text"]]
+    assert max(map(len, chunks)) <= CHUNK_CHARS
+    assert [p.strip() for chunk in chunks for p in chunk.split("\n\n")] == [
+        p.strip() for p in paragraphs
+    ]
+
+
+def test_a_long_paragraph_is_cut_at_lines(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    lines = [f"line {i} of a list without blanks" for i in range(500)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    table = read_text(path, source="lines.txt")
+    assert "\n".join("\n".join(str(c).split("\n\n")) for c in table.columns["text"]) == "\n".join(
+        lines
+    )
+
+
+def test_parquet_columns_come_as_cells(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "label": pa.array(["x", "y"]).dictionary_encode(),
+            "image": [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}],
+        }
+    )
+    pq.write_table(table, path)
+    read = read_parquet(path, source="rows.parquet")
+    assert read.columns == {"text": ["a", "b"], "label": ["x", "y"], "image": [b"1", b"2"]}
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(InvalidFileError, match="not readable as Parquet"):
+        read_parquet(path, source="rows.parquet")
+
+
+def test_parquet_of_an_unknown_type_names_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), path)
+    with pytest.raises(InvalidFileError, match="'when' has the type"):
+        read_parquet(path, source="rows.parquet")
+
+
+def test_images_take_the_label_of_their_folder(tmp_path: Path) -> None:
+    entries = {
+        "set/cats/1.png": png(),
+        "set/dogs/1.PNG": png((1, 1, 1)),
+        "__MACOSX/set/cats/1.png": b"junk",
+        "set/cats/.DS_Store": b"junk",
+    }
+    table = read_image_folders(packed(tmp_path / "a.zip", entries), source="a.zip")
+    assert table.columns["label"] == ["cats", "dogs"]
+    assert table.columns["image"] == [png(), png((1, 1, 1))]
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "/etc/cats/evil.png", "cats\\evil.png", "C:/cats/evil.png"]
+)
+def test_entries_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    with pytest.raises(UnsafeArchiveError, match="points outside"):
+        check_entries([info], source="a.zip")
+
+
+def test_links_and_bombs_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("cats/link.png")
+    link.external_attr = 0o120777 << 16
+    with pytest.raises(UnsafeArchiveError, match="entry 1: it is a link"):
+        check_entries([link], source="a.zip")
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cats/zero.png", b"\0" * 10_000_000)
+    with pytest.raises(UnsafeArchiveError, match="inflates more than"):
+        read_image_folders(path, source="bomb.zip")
+
+
+def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {f"cats/{i}.png": png() for i in range(3)})
+    small = limits.Limits(archive_entries=2)
+    monkeypatch.setattr("purvey.data.image_folders.LIMITS", small)
+    with pytest.raises(UnsafeArchiveError, match="more than 2 entries"):
+        read_image_folders(path, source="a.zip")
+    monkeypatch.setattr("purvey.data.image_folders.LIMITS", limits.Limits(archive_bytes=100))
+    with pytest.raises(UnsafeArchiveError, match="more than 100 bytes"):
+        read_image_folders(path, source="a.zip")
+
+
+@pytest.mark.parametrize(
+    ("entries", "where"),
+    [
+        ({"loose.png": png()}, "lies in no class folder"),
+        ({"cats/notes.txt": b"x"}, "is not an image"),
+        ({}, "holds no rows"),
+    ],
+)
+def test_zips_that_are_no_class_folders_are_refused(
+    tmp_path: Path, entries: dict[str, bytes], where: str
+) -> None:
+    with pytest.raises(InvalidFileError, match=where):
+        read_image_folders(packed(tmp_path / "a.zip", entries), source="a.zip")
+
+
+def test_a_torn_zip_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {"cats/1.png": png()})
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InvalidFileError, match="not a readable zip"):
+        read_image_folders(path, source="a.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form"),
+    [
+        ("a.csv", b"", "csv"),
+        ("a.TSV", b"", "tsv"),
+        ("a.jsonl", b"", "jsonl"),
+        ("a.zip", b"", "image_folders"),
+        ("SMSData", b"ham\thello\nspam\twin\n", "tsv"),
+        ("rows.txt", b"ham\thello\nspam\twin\n", "tsv"),
+        ("book.txt", b"Call me\nIshmael.\n", "text"),
+        ("rows", b'\xef\xbb\xbf{"a": 1}\n', "jsonl"),
+        ("images", b"PK\x03\x04....", "image_folders"),
+        ("table", b"PAR1....", "parquet"),
+    ],
+)
+def test_formats_are_told_by_ending_then_by_bytes(
+    tmp_path: Path, name: str, data: bytes, form: str
+) -> None:
+    path = tmp_path / "blob"
+    path.write_bytes(data)
+    assert detect_format(file(path, name)) == form
+
+
+def test_files_of_one_dataset_must_have_equal_columns(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.csv", tmp_path / "2.csv"
+    one.write_text("text,label\na,b\n", encoding="utf-8")
+    two.write_text("text,class\na,b\n", encoding="utf-8")
+    with pytest.raises(InvalidFileError, match=r"'2.csv' has the columns"):
+        read_files([file(one), file(two)])
+    with pytest.raises(InvalidFileError, match="at least one file"):
+        read_files([])
