@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidFileError
@@ -44,7 +44,13 @@ def _check_row(line: bytes, number: int, param: str) -> None:
     if len(line) > LIMITS.row_bytes:
         refuse(f"the row is longer than {LIMITS.row_bytes} bytes")
     try:
-        row = json.loads(line, parse_constant=lambda name: refuse(f"{name} is not JSON"))
+        row = json.loads(
+            line,
+            parse_constant=lambda name: refuse(f"{name} is not JSON"),
+            object_pairs_hook=_object,
+        )
+    except _TwiceError:
+        refuse("a key occurs twice")
     except (ValueError, RecursionError):
         refuse("not valid JSON")
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
@@ -60,11 +66,27 @@ def _check_row(line: bytes, number: int, param: str) -> None:
         refuse("there is no assistant turn with content to learn from")
 
 
+class _TwiceError(Exception):
+    """A key occurs twice, and two readers could differ on its value."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _TwiceError
+    return found
+
+
 def _problem(message: object) -> str | None:
     if not isinstance(message, dict):
         return "a turn is an object"
     if message.get("role") not in ROLES:
         return f'"role" must be one of {", ".join(ROLES)}'
-    if not isinstance(message.get("content"), str):
+    content = message.get("content")
+    if not isinstance(content, str):
         return '"content" must be a text'
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return '"content" holds half of a surrogate pair'
     return None
