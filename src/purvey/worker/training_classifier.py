@@ -1,6 +1,7 @@
 """Train, calibrate, test and save a classifier."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,15 +159,31 @@ def _build(run: TrainingRun, labels: tuple[str, ...]) -> Classifier:
     seed_torch(config.seed, "init")
     if base is not None:
         return _from_base(base, config.task, labels)
+    architecture, roots = module_place(config.model.architecture, run.spec.module_roots)
     classifier = build_classifier(
         task=config.task,
         labels=labels,
-        architecture=config.model.architecture,
+        architecture=architecture,
         hyperparameters=config.model.hyperparameters,
-        module_roots=run.spec.module_roots,
+        module_roots=roots,
     )
     initialise(classifier.module, config.init.scheme, generator=run.generator("init", "scheme"))
     return classifier
+
+
+def module_place(
+    architecture: str | None, roots: tuple[str, ...]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return an architecture with the roots to look it up in.
+
+    A module named by its absolute path, which the server lets only an administrator on the
+    same machine do, is looked up in its own folder.
+    """
+    file, is_module, name = (architecture or "").partition(".py:")
+    path = Path(f"{file}.py")
+    if not is_module or not path.is_absolute():
+        return architecture, roots
+    return f"{path.name}:{name}", (str(path.parent),)
 
 
 def _from_base(base: ModelSource, task: Task, labels: tuple[str, ...]) -> Classifier:
