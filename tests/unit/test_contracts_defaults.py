@@ -1,0 +1,79 @@
+"""Defaults by task: the user's word wins, and what comes out is a valid recipe."""
+
+from typing import Any
+
+import pytest
+
+from purvey.contracts.defaults import merged, recipe_defaults, with_recipe_defaults
+from purvey.contracts.model import Task
+from purvey.contracts.recipe import parse_recipe
+from purvey.errors import InvalidValueError
+
+TASKS: tuple[Task, ...] = (
+    "text-generation",
+    "text-classification",
+    "image-classification",
+    "classification",
+)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", [{}, {"base": "some-model"}])
+def test_every_task_has_defaults_that_parse(task: Task, model: dict[str, str]) -> None:
+    recipe = parse_recipe(with_recipe_defaults({"task": task, "model": model}))
+    assert recipe.task == task
+    assert recipe.model.base == model.get("base")
+    assert not (model and recipe.model.architecture)
+
+
+def test_a_base_is_tuned_by_lora_unless_asked_in_full() -> None:
+    lora = recipe_defaults("text-generation", has_base=True)
+    full = recipe_defaults("text-generation", has_base=True, method="full")
+    assert lora["train"]["method"] == "lora"
+    asked: dict[str, Any] = {
+        "task": "text-generation",
+        "model": {"base": "x"},
+        "train": {"method": "full"},
+    }
+    assert with_recipe_defaults(asked)["optimizer"] == full["optimizer"] != lora["optimizer"]
+
+
+def test_the_users_word_wins_key_by_key() -> None:
+    values = with_recipe_defaults(
+        {
+            "task": "text-classification",
+            "train": {"epochs": 1, "early_stopping": None},
+            "optimizer": {"learning_rate": 0.5},
+        }
+    )
+    assert values["train"]["epochs"] == 1
+    assert values["train"]["early_stopping"] is None
+    assert (
+        values["train"]["batch_size"]
+        == recipe_defaults("text-classification", has_base=False)["train"]["batch_size"]
+    )
+    assert values["optimizer"] == {"name": "adamw", "learning_rate": 0.5}
+
+
+def test_another_optimizer_brings_its_own_rate() -> None:
+    values = with_recipe_defaults({"task": "image-classification", "optimizer": {"name": "adamw"}})
+    recipe = parse_recipe(values)
+    assert recipe.optimizer.learning_rate == 1e-3
+
+
+def test_hyperparameters_are_taken_whole() -> None:
+    under = {"model": {"architecture": "a", "hyperparameters": {"width": 1}}}
+    over = {"model": {"hyperparameters": {"depth": 2}}}
+    assert merged(under, over) == {"model": {"architecture": "a", "hyperparameters": {"depth": 2}}}
+
+
+def test_copies_are_fresh() -> None:
+    recipe_defaults("text-classification", has_base=False)["train"]["epochs"] = 99
+    assert recipe_defaults("text-classification", has_base=False)["train"]["epochs"] != 99
+
+
+@pytest.mark.parametrize("values", [{}, {"task": "astrology"}, {"task": 3, "train": "x"}])
+def test_what_has_no_task_is_left_for_validation_to_refuse(values: dict[str, Any]) -> None:
+    assert with_recipe_defaults(values) == values
+    with pytest.raises(InvalidValueError, match=r"recipe\.task"):
+        parse_recipe(with_recipe_defaults(values))

@@ -1,0 +1,249 @@
+"""The loop on a problem with a known answer; its checkpoints; its ends."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from purvey.contracts.jobs import CheckpointSaved
+from purvey.contracts.recipe import TrainConfig
+from purvey.errors import DivergedError, IntegrityError
+from purvey.testing.clock import FakeClock
+from purvey.train.checkpoint import read_checkpoint
+from purvey.train.early_stopping import Validation
+from purvey.train.state import own_tensors
+from purvey.train.step import BatchLoss
+from purvey.train.trainer import Trainer
+
+ROWS = 10
+
+
+class Line:
+    """Fits y = 2 x + 1; validation scores come from a script, when there is one."""
+
+    def __init__(self, scores: Sequence[float] = (), *, clock: FakeClock | None = None) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Linear(1, 1)
+        self.scores, self.visited, self.clock = list(scores), list[int](), clock
+        self.weights_at_eval: list[Tensor] = []
+        self.x = torch.linspace(-1, 1, ROWS)[:, None]
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network
+
+    @property
+    def num_rows(self) -> int:
+        return ROWS
+
+    def order(self, epoch: int) -> Sequence[int]:
+        return [(row + epoch) % ROWS for row in range(ROWS)]
+
+    def loss(self, rows: Sequence[int]) -> BatchLoss:
+        if self.clock is not None:
+            self.clock.advance(1.0)
+        self.visited += rows
+        x = self.x[list(rows)]
+        error = self.network(x) - (2 * x + 1)
+        return BatchLoss(loss=error.square().mean(), num_rows=len(rows), num_tokens=3 * len(rows))
+
+    def validate(self) -> Validation | None:
+        if not self.scores:
+            return None
+        self.network.eval()
+        self.weights_at_eval.append(self.network.weight.detach().clone())
+        score = self.scores.pop(0)
+        return Validation(score=score, loss=1 - score, metrics={"valid_loss": 1 - score})
+
+
+class Told:
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.sentences: list[str] = []
+        self.saved: list[CheckpointSaved] = []
+        self._left = stop_at
+
+    @property
+    def stop_requested(self) -> Literal["pause"] | None:
+        if self._left is None:
+            return None
+        self._left -= 1
+        return "pause" if self._left < 0 else None
+
+    def metrics(self, message: str, data: dict[str, Any]) -> None:
+        self.sentences.append(message)
+        self.reports.append(data)
+
+    def checkpoint(self, saved: CheckpointSaved) -> None:
+        self.saved.append(saved)
+
+
+def config(**loop: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "task": "classification",
+            "optimizer": {"name": "sgd", "learning_rate": 0.2, "momentum": 0.5},
+            "schedule": {"name": "constant", "warmup_fraction": 0.0},
+            "train": {"batch_size": 4, "epochs": 2, **loop},
+        }
+    )
+
+
+def trainer(
+    tmp_path: Path,
+    learner: Line,
+    told: Told,
+    *,
+    clock: FakeClock | None = None,
+    recipe: TrainConfig | None = None,
+) -> Trainer:
+    return Trainer(
+        learner,
+        recipe or config(),
+        progress=told,
+        clock=clock or FakeClock(),
+        checkpoints=tmp_path / "checkpoints",
+        run_digest="run",
+    )
+
+
+def test_it_learns_and_visits_every_row_once_an_epoch(tmp_path: Path) -> None:
+    learner, told = Line(), Told()
+    outcome = trainer(tmp_path, learner, told, recipe=config(epochs=60)).run()
+    assert learner.network.weight.item() == pytest.approx(2, abs=0.01)
+    assert learner.network.bias.item() == pytest.approx(1, abs=0.01)
+    assert sorted(learner.visited[:ROWS]) == list(range(ROWS))
+    assert outcome.state.step == 180  # 3 batches of at most 4 rows, 60 epochs
+    assert (outcome.state.rows_seen, outcome.state.tokens_seen) == (600, 1_800)
+    assert told.reports[-1]["step"] == told.reports[-1]["total_steps"] == 180
+    assert told.sentences[-1].startswith("Step 180/180: training loss=0.0")
+    assert not learner.network.training
+
+
+@pytest.mark.parametrize(("loop", "steps"), [({"epochs": 1.5}, 5), ({"max_steps": 4}, 4)])
+def test_the_run_is_as_long_as_asked(tmp_path: Path, loop: dict[str, Any], steps: int) -> None:
+    made = trainer(tmp_path, Line(), Told(), recipe=config(**loop))
+    assert made.run().state.step == steps
+
+
+def test_the_best_weights_are_the_ones_left(tmp_path: Path) -> None:
+    learner, told = Line([0.1, 0.9, 0.5, 0.4]), Told()
+    outcome = trainer(tmp_path, learner, told, recipe=config(epochs=4)).run()
+    assert outcome.state.best is not None
+    assert outcome.state.best.step == 6
+    assert torch.equal(learner.network.weight, learner.weights_at_eval[1])
+    assert [r["valid_loss"] for r in told.reports if "valid_loss" in r] == pytest.approx(
+        [0.9, 0.1, 0.5, 0.6]
+    )
+
+
+def test_patience_ends_the_run(tmp_path: Path) -> None:
+    learner = Line([0.9, 0.5, 0.4, 0.3, 0.2])
+    recipe = config(epochs=5, early_stopping={"patience": 2})
+    outcome = trainer(tmp_path, learner, Told(), recipe=recipe).run()
+    assert outcome.state.step == 9
+    assert outcome.state.is_finished
+
+
+def test_evaluations_fall_evenly_in_an_epoch(tmp_path: Path) -> None:
+    told = Told()
+    recipe = config(batch_size=1, epochs=1, evals_per_epoch=5)
+    trainer(tmp_path, Line([0.1] * 5), told, recipe=recipe).run()
+    assert [r["step"] for r in told.reports if "valid_loss" in r] == [2, 4, 6, 8, 10]
+
+
+def test_a_time_limit_ends_the_run_and_the_schedule_with_it(tmp_path: Path) -> None:
+    clock, told = FakeClock(), Told()
+    recipe = config(epochs=100, max_minutes=0.5).model_copy(
+        update={"schedule": TrainConfig(task="classification").schedule}
+    )
+    made = trainer(tmp_path, Line(clock=clock), told, clock=clock, recipe=recipe)
+    assert made.run().state.step == 30  # one second each
+    assert told.reports[-1]["learning_rate"] < 0.2 * 0.2
+
+
+def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
+    clock, told = FakeClock(), Told()
+    recipe = config(epochs=4, checkpoint_interval_s=2.0)
+    trainer(tmp_path, Line(clock=clock), told, clock=clock, recipe=recipe).run()
+    assert [saved.step for saved in told.saved] == [2, 4, 6, 8, 10, 12]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000012"]
+
+
+def test_pausing_saves_and_resuming_goes_on(tmp_path: Path) -> None:
+    whole, half = Line([0.1, 0.2]), Line([0.1])
+    trainer(tmp_path / "a", whole, Told()).run()
+    told = Told(stop_at=4)
+    outcome = trainer(tmp_path / "b", half, told).run()
+    assert (outcome.stopped, outcome.state.step) == ("pause", 4)
+    again = Line([0.2])
+    second = trainer(tmp_path / "b", again, Told())
+    second.resume(Path(told.saved[-1].folder))
+    final = second.run()
+    assert torch.equal(again.network.weight, whole.network.weight)
+    assert half.visited + again.visited == whole.visited
+    assert final.state.rows_seen == 20
+
+
+def test_a_diverging_run_stops_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    learner, told = Line(), Told(stop_at=2)
+    trainer(tmp_path, learner, told).run()
+    recipe = config(epochs=60).model_copy(
+        update={"optimizer": config().optimizer.model_copy(update={"learning_rate": 10.0})}
+    )
+    recipe = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"clip_norm": None})}
+    )
+    second = trainer(tmp_path, learner, Told(), recipe=recipe)
+    with pytest.raises(DivergedError, match=r"is not finite|loss is"):
+        second.run()
+    assert read_checkpoint(Path(told.saved[-1].folder), run_digest="run").state.step == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "torn", "manifest"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
+    told = Told(stop_at=2)
+    learner = Line()
+    trainer(tmp_path, learner, told).run()
+    folder = Path(told.saved[-1].folder)
+    target = folder / "model.safetensors"
+    data = bytearray(target.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+        target.write_bytes(bytes(data))
+    elif damage == "missing":
+        (folder / "optimizer.safetensors").unlink()
+    elif damage == "torn":
+        target.write_bytes(bytes(data[:-1]))
+    else:
+        (folder / "manifest.json").write_text("{", encoding="utf-8")
+    before = own_tensors(learner.network)
+    second = trainer(tmp_path, learner, Told())
+    with pytest.raises(IntegrityError, match=r"step-00000002|model\.safetensors"):
+        second.resume(folder)
+    assert all(torch.equal(v, before[k]) for k, v in own_tensors(learner.network).items())
+
+
+def test_frozen_parameters_are_not_in_a_checkpoint() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module[0].requires_grad_(requires_grad=False)
+    assert set(own_tensors(module)) == {
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    }
+
+
+def test_the_state_is_exact_in_json(tmp_path: Path) -> None:
+    told = Told(stop_at=3)
+    trainer(tmp_path, Line([math.pi]), told, clock=FakeClock()).run()
+    state = read_checkpoint(Path(told.saved[-1].folder), run_digest="run").state
+    assert state.best is not None
+    assert state.best.validation.score == math.pi
