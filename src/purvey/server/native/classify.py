@@ -1,7 +1,7 @@
 """`/v1/classify`: any input in, labels with probabilities out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
@@ -20,6 +20,7 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.explain import ExplanationRequest
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.model import ImageSpec, InputSpec, NumberSpec, TextSpec
 from purvey.contracts.records import ModelRecord
 from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.server.metering import Tally, metered
@@ -157,15 +158,30 @@ async def named_inputs(
     Raises:
         InvalidValueError: A form or a name that the model does not take.
     """
-    names = tuple(engine.model.inputs)
-    is_mixture = isinstance(given, dict) and not FORMS.issuperset(given)
-    if isinstance(given, dict) and (is_mixture or set(given) == set(names)):
-        if set(given) != set(names):
-            raise InvalidValueError(f"the model takes the inputs {', '.join(names)}.", param=param)
-        return {name: await _plain(call, given[name], param=f"{param}.{name}") for name in names}
-    if len(names) != 1:
-        raise InvalidValueError(f"the model takes the inputs {', '.join(names)}.", param=param)
-    return {names[0]: await _plain(call, given, param=param)}
+    specs = engine.model.inputs
+    if isinstance(given, dict) and _is_by_name(given, specs):
+        if set(given) != set(specs):
+            raise _other_names(specs, param)
+        return {
+            name: await _plain(call, given[name], spec, param=f"{param}.{name}")
+            for name, spec in specs.items()
+        }
+    if len(specs) != 1:
+        raise _other_names(specs, param)
+    ((name, spec),) = specs.items()
+    return {name: await _plain(call, given, spec, param=param)}
+
+
+def _is_by_name(given: dict[str, Any], specs: Mapping[str, InputSpec]) -> bool:
+    """Tell inputs by name from one `{"text"}` or `{"image"}`, for names of that spelling too."""
+    if not FORMS.issuperset(given):
+        return True
+    is_one_form = len(specs) == 1 and not any(isinstance(v, dict) for v in given.values())
+    return set(given) == set(specs) and not is_one_form
+
+
+def _other_names(specs: Mapping[str, InputSpec], param: str) -> InvalidValueError:
+    return InvalidValueError(f"the model takes the inputs {', '.join(specs)}.", param=param)
 
 
 def _given(body: ClassifyRequest) -> list[Given]:
@@ -174,22 +190,38 @@ def _given(body: ClassifyRequest) -> list[Given]:
     return list(body.inputs) if body.inputs is not None else [body.input]  # type: ignore[list-item]  # one is given
 
 
-async def _plain(call: Call, given: object, *, param: str) -> PlainInput:
-    match given:
-        case str():
-            return _text(given, param)
-        case bool():
-            raise InvalidValueError("true and false are no inputs.", param=param)
-        case int() | float() if math.isfinite(given):
-            return NumberInput(value=float(given))
-        case {"text": str(text), **rest} if not rest:
-            return _text(text, param)
-        case {"image": str(image), **rest} if not rest:
+async def _plain(call: Call, given: object, spec: InputSpec, *, param: str) -> PlainInput:
+    match given, spec:
+        case str(image), ImageSpec():
+            return ImageInput(data=await picture(call, image, param=param))
+        case {"image": str(image), **rest}, ImageSpec() if not rest:
             return ImageInput(data=await picture(call, image, param=f"{param}.image"))
+        case str(text), TextSpec():
+            return _text(text, param)
+        case {"text": str(text), **rest}, TextSpec() if not rest:
+            return _text(text, param)
+        case int() | float() as number, NumberSpec() if _is_finite(number):
+            return NumberInput(value=float(number))
         case _:
-            raise InvalidValueError(
-                "an input is a text, a number, {'text'} or {'image'}.", param=param
-            )
+            raise InvalidValueError(f"the model takes {_taken(spec)} here.", param=param)
+
+
+def _is_finite(number: float) -> bool:
+    """Tell numbers from true, false, and integers that no float holds."""
+    try:
+        return not isinstance(number, bool) and math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def _taken(spec: InputSpec) -> str:
+    match spec:
+        case ImageSpec():
+            return "{'image'}, a base64 data URL or the id of a file,"
+        case TextSpec():
+            return "a text or {'text'}"
+        case NumberSpec():
+            return "a number"
 
 
 async def _explained(
