@@ -1,6 +1,8 @@
 """What the tests of the HTTP surface share: models that answer, keys, the one shape of errors."""
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import RunningServer
 
 IMAGE = ImageSpec(height=8, width=8)
+PATIENCE_S = 20.0
 
 
 class Refusal(Protocol):
@@ -35,6 +38,28 @@ class Refusal(Protocol):
     def __call__(
         self, response: httpx2.Response, status: int, code: str, param: str | None = None
     ) -> str: ...
+
+
+class Until(Protocol):
+    """Fetch a resource until its `status` is one of these, and return it."""
+
+    def __call__(self, path: str, *statuses: str) -> dict[str, Any]: ...
+
+
+@pytest.fixture(scope="module")
+def until(http: httpx2.Client) -> Until:
+    """The shared wait for what happens beside a request: jobs, datasets, explanations."""
+
+    def wait(path: str, *statuses: str) -> dict[str, Any]:
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE_S
+        while True:
+            found: dict[str, Any] = http.get(path).raise_for_status().json()
+            if found["status"] in statuses:
+                return found
+            assert time.monotonic() < deadline, f"still {found['status']}, waited for {statuses}"
+            pause.wait(0.01)
+
+    return wait
 
 
 @pytest.fixture(scope="session")
