@@ -133,15 +133,18 @@ def test_tokens_of_a_language_model_are_metered(sdk: OpenAI, echo: str) -> None:
 
 
 ONE_CHOICE = {"type": "choice", "instructions": "?", "choices": [{"value": "good"}]}
+GOOD_OR_BAD = choice("good", "bad")
+PREDICATE = {"type": "predicate", "instructions": "?"}
+SCORE = {"type": "score", "instructions": "?", "levels": [{"label": "good"}, {"label": "x"}]}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no label": ({"questions": [choice("good", "great")]}, "questions.0.choices"),
-    "no label, second": ({"questions": [choice("good", "bad"), choice("x", "y")]}, "questions.1.choices"),
+    "no label, second": ({"questions": [GOOD_OR_BAD, choice("x", "y")]}, "questions.1.choices"),
     "a claim for a label": ({"questions": [choice("good", True)]}, "questions.0.choices"),
-    "predicate of no label": ({"questions": [{"type": "predicate", "instructions": "?"}]}, "questions.0.instructions"),
-    "level of no label": ({"questions": [{"type": "score", "instructions": "?", "levels": [{"label": "good"}, {"label": "x"}]}]}, "questions.0.levels"),
+    "predicate of no label": ({"questions": [PREDICATE]}, "questions.0.instructions"),
+    "level of no label": ({"questions": [SCORE]}, "questions.0.levels"),
     "the same twice": ({"questions": [choice("good", "good")]}, "questions.0.choices"),
     "one choice": ({"questions": [ONE_CHOICE]}, "questions.0.choices"),
-    "choices of a score": ({"questions": [choice("good", "bad") | {"type": "score"}]}, "questions.0.choices"),
+    "choices of a score": ({"questions": [GOOD_OR_BAD | {"type": "score"}]}, "questions.0.choices"),
     "no questions": ({"questions": []}, "questions"),
     "401 questions": ({"questions": [choice("good", "bad")] * 401}, "questions"),
     "another type": ({"questions": [{"type": "essay", "instructions": "?"}]}, "questions.0.type"),
