@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastapi import Response
 from pydantic import TypeAdapter
 
 from purvey.server.problems import ErrorEnvelope
@@ -35,7 +36,7 @@ DOCS_PAGE = """<!doctype html>
 
 
 def responses_of(
-    status: int, example: object, *, is_public: bool
+    status: int, example: object, *, media: str, is_public: bool
 ) -> dict[int | str, dict[str, Any]]:
     """Describe every answer of an operation: its success by example, its refusals by shape."""
     shown = _PUBLIC_REFUSALS if is_public else tuple(_REFUSALS)
@@ -43,8 +44,13 @@ def responses_of(
     content = {"application/json": {"schema": _ERROR_SCHEMA}}
     found["default"] = {"description": "Any other refusal.", "content": content}
     if example is not None:
-        found[status] = {"content": {"application/json": {"example": example}}}
+        found[status] = {"content": {media: {"example": example}}}
     return found
+
+
+def response_type(media: str) -> type[Response]:
+    """Return what tells FastAPI the content type of a success."""
+    return type("Documented", (Response,), {"media_type": media})
 
 
 def error_schemas() -> dict[str, Any]:

@@ -35,19 +35,30 @@ async def ready(request: Request) -> Health:
     return {"status": "ready"}
 
 
-@routes.add("GET", "/metrics", scope=None, returns=None)
+@routes.add(
+    "GET",
+    "/metrics",
+    scope=None,
+    returns=None,
+    media="text/plain",
+    example='purvey_jobs{status="queued"} 0.0',
+)
 async def exposition() -> Response:
     """Show the metrics in Prometheus' text format; no label names a tenant or holds content."""
     return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
-@routes.add("GET", "/openapi.json", scope=None, returns=None)
+@routes.add(
+    "GET", "/openapi.json", scope=None, returns=None, example={"openapi": "3.1.0", "paths": {}}
+)
 async def document(request: Request) -> object:
     """Show this document."""
     return await asyncio.to_thread(request.app.openapi)
 
 
-@routes.add("GET", "/docs", scope=None, returns=None)
+@routes.add(
+    "GET", "/docs", scope=None, returns=None, media="text/html", example="<!doctype html>..."
+)
 async def page(request: Request) -> Response:
     """Show the list of operations as a plain page that loads nothing from elsewhere."""
     paths = (await asyncio.to_thread(request.app.openapi))["paths"]

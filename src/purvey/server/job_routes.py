@@ -11,11 +11,40 @@ from purvey.contracts.jobs import JobApi
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
 from purvey.errors import NotFoundError
 from purvey.server.answers import as_json
-from purvey.server.paging import PageQuery, listing
+from purvey.server.paging import PageQuery, listing, listing_example
 from purvey.server.policy import Call
 from purvey.server.presence import EventStream
 
 _encode = msgspec.json.Encoder().encode
+
+
+def events_example(api: JobApi) -> object:
+    """Show a page of events in the documentation."""
+    record = JobEventRecord(
+        id="ftevent-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+        job_id="",
+        seq=7,
+        type="metrics",
+        level="info",
+        message="Step 120/400",
+        data={"step": 120, "total_steps": 400, "train_loss": 0.41, "seconds_left": 35.0},
+        created_at=1795467020.0,
+    )
+    return listing_example(event_shown(record, api))
+
+
+def checkpoints_example(job_id: str, api: JobApi) -> object:
+    """Show a page of checkpoints in the documentation."""
+    record = CheckpointRecord(
+        id="ftckpt_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+        job_id=job_id,
+        step=120,
+        folder="",
+        digest="",
+        metrics={"train_loss": 0.41, "valid_loss": 0.45},
+        created_at=1795467020.0,
+    )
+    return listing_example(checkpoint_shown(record, api))
 
 
 class EventsQuery(PageQuery):
@@ -81,16 +110,16 @@ def event_shown(event: JobEventRecord, api: JobApi) -> dict[str, Any]:
     }
 
 
-def checkpoint_shown(record: CheckpointRecord, job: JobRecord) -> dict[str, Any]:
+def checkpoint_shown(record: CheckpointRecord, api: JobApi) -> dict[str, Any]:
     """Show a checkpoint in OpenAI's shape."""
-    prefix = "fine_tuning" if job.api == "fine_tuning" else "training"
+    prefix = "fine_tuning" if api == "fine_tuning" else "training"
     metrics = {k: v for k, v in record.metrics.items() if k != "step"}
     return {
         "id": record.id,
         "object": f"{prefix}.job.checkpoint",
         "created_at": int(record.created_at),
-        "fine_tuned_model_checkpoint": f"{job.id}:step-{record.step}",
-        "fine_tuning_job_id": job.id,
+        "fine_tuned_model_checkpoint": f"{record.job_id}:step-{record.step}",
+        "fine_tuning_job_id": record.job_id,
         "metrics": {"step": record.step, **metrics},
         "step_number": record.step,
     }

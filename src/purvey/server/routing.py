@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from purvey.contracts.records import Scope as KeyScope
 from purvey.errors import InvalidValueError
-from purvey.server.documentation import responses_of
+from purvey.server.documentation import response_type, responses_of
 from purvey.server.policy import PUBLIC, Policy, authorise
 from purvey.server.problems import OtherMethodsError
 from purvey.server.request_body import read_json
@@ -133,6 +133,7 @@ class Routes:
         returns: Any,  # noqa: ANN401 (a TypedDict, or None for what is not JSON)
         example: object = None,
         status: int = 200,
+        media: str = "application/json",
         extra: dict[str, Any] | None = None,  # additions to the OpenAPI operation
     ) -> Callable[[Endpoint], Endpoint]:
         """Register an endpoint; its docstring is its documentation.
@@ -144,6 +145,7 @@ class Routes:
             returns: Type of the answer.
             example: An answer, for the documentation.
             status: Status of a success.
+            media: Content type of a success.
             extra: Additions to the OpenAPI operation.
         """
 
@@ -160,7 +162,8 @@ class Routes:
                     description=description.strip() or summary,
                     response_model=returns,
                     status_code=status,
-                    responses=responses_of(status, example, is_public=scope is None),
+                    response_class=response_type(media),
+                    responses=responses_of(status, example, media=media, is_public=scope is None),
                     operation_id=f"{self.tag.lower().replace(' ', '_')}_{endpoint.__name__}",
                     openapi_extra=extra,
                 )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.engine import (
@@ -37,6 +37,10 @@ Given = str | int | float | dict[str, Any]
 
 class ClassifyRequest(Body):
     """One input or many; exactly one of the two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "spam", "input": "You have won a prize"}}
+    )
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: Given | None = Field(

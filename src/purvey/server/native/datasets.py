@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import Query
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
@@ -36,6 +36,16 @@ class Splits(Body):
 
 class DatasetRequest(Body):
     """A dataset as asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "name": "messages",
+                "file_ids": ["file-6f1c9a0e5b7d4c2f8a3e1b0d9c8f7a6e"],
+                "columns": {"text": "text", "label": "label"},
+            }
+        }
+    )
 
     file_ids: Annotated[list[FileId], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
@@ -162,7 +172,13 @@ async def retrieve(call: Caller, dataset_id: str) -> DatasetObject:
     return shown(await _find(call, dataset_id))
 
 
-@routes.add("GET", "/v1/datasets/{dataset_id}/rows", scope="datasets:read", returns=None)
+@routes.add(
+    "GET",
+    "/v1/datasets/{dataset_id}/rows",
+    scope="datasets:read",
+    returns=None,
+    example={"object": "list", "data": [{"text": "Where is my parcel?", "label": "delivery"}]},
+)
 async def rows(
     call: Caller, dataset_id: str, query: Annotated[RowsQuery, Query()]
 ) -> dict[str, Any]:

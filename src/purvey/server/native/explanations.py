@@ -1,10 +1,11 @@
 """`/v1/explanations`: which part of the input made the model say that, and how sure that is."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.explain import (
@@ -17,7 +18,7 @@ from purvey.contracts.explain import (
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ExplanationRecord
-from purvey.errors import ConflictError, InvalidValueError
+from purvey.errors import ConflictError, InvalidValueError, NotFoundError
 from purvey.server.answers import as_json
 from purvey.server.native.explaining import Explainer
 from purvey.server.openai import files
@@ -79,6 +80,16 @@ class Faithfulness(Body):
 
 class ExplanationBody(Body):
     """An explanation as asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "spam",
+                "input": {"text": "You have won a prize"},
+                "target": {"label": "spam", "contrast": "ham"},
+            }
+        }
+    )
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: Source
@@ -226,7 +237,8 @@ async def delete(call: Caller, explanation_id: str) -> DeletedExplanation:
         lambda conn: explanations.delete(conn, call.project_id, explanation_id)
     )
     if record.picture_file is not None:
-        await files.remove(call, await files.find(call, record.picture_file))
+        with suppress(NotFoundError):  # its owner may have deleted it as a file
+            await files.remove(call, await files.find(call, record.picture_file))
     return {"id": explanation_id, "object": "explanation", "deleted": True}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.access.keys import SCOPES
@@ -18,6 +18,10 @@ ORDINARY = tuple(scope for scope in SCOPES if scope != "admin")
 
 class KeyRequest(Body):
     """A key as asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "reporting", "scopes": ["inference", "usage:read"]}}
+    )
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=32)] | None = Field(

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.defaults import with_recipe_defaults
@@ -16,6 +16,10 @@ routes = Routes(tag="Recipes")
 
 class RecipeRequest(Body):
     """A recipe to check."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"recipe": {"task": "text-classification", "name": "spam"}}}
+    )
 
     recipe: dict[str, Any] = Field(description="As for a training job; see the recipe reference.")
 

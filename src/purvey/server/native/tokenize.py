@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.engine import ChatPrompt, Prompt, TextPrompt, Tokenize
@@ -20,6 +20,10 @@ routes = Routes(tag="Tokenize")
 
 class TokenizeRequest(Body):
     """Text or a conversation; exactly one of the two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "stories", "prompt": "Once upon"}}
+    )
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     prompt: Annotated[str, Field(max_length=LIMITS.prompt_chars)] | None = None

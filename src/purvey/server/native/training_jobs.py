@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import Query, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
@@ -19,7 +19,14 @@ from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, NotFoundError, PermissionDeniedError
 from purvey.server.answers import as_json
-from purvey.server.job_routes import EventsQuery, checkpoint_shown, find, send_events
+from purvey.server.job_routes import (
+    EventsQuery,
+    checkpoint_shown,
+    checkpoints_example,
+    events_example,
+    find,
+    send_events,
+)
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
@@ -38,6 +45,18 @@ NEEDED: dict[Task, tuple[str, ...]] = {
 
 class TrainingJobRequest(Body):
     """A run as asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "recipe": {
+                    "task": "text-classification",
+                    "name": "spam",
+                    "dataset": "ds_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+                }
+            }
+        }
+    )
 
     recipe: dict[str, Any] = Field(description="See the recipe reference; defaults are filled in.")
     metadata: Metadata | None = None
@@ -140,30 +159,54 @@ async def retrieve(call: Caller, job_id: str) -> TrainingJob:
     return shown(await find(call, job_id, "training"))
 
 
-@routes.add("GET", "/v1/training/jobs/{job_id}/events", scope="training:read", returns=Listing)
+@routes.add(
+    "GET",
+    "/v1/training/jobs/{job_id}/events",
+    scope="training:read",
+    returns=Listing,
+    example=events_example("training"),
+)
 async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
     """List what a run has told, or stream it as server-sent events."""
     return await send_events(call, await find(call, job_id, "training"), query)
 
 
-@routes.add("GET", "/v1/training/jobs/{job_id}/metrics", scope="training:read", returns=Listing)
+@routes.add(
+    "GET",
+    "/v1/training/jobs/{job_id}/metrics",
+    scope="training:read",
+    returns=Listing,
+    example=events_example("training"),
+)
 async def metrics(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
     """List a run's numbers: events of type `metrics`."""
     return await send_events(call, await find(call, job_id, "training"), query, only="metrics")
 
 
-@routes.add("GET", "/v1/training/jobs/{job_id}/checkpoints", scope="training:read", returns=Listing)
+@routes.add(
+    "GET",
+    "/v1/training/jobs/{job_id}/checkpoints",
+    scope="training:read",
+    returns=Listing,
+    example=checkpoints_example(EXAMPLE["id"], "training"),
+)
 async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
     """List the checkpoints that a run would resume from."""
     job = await find(call, job_id, "training")
     page = await call.services.jobs.checkpoints(
         call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
     )
-    data = [checkpoint_shown(record, job) for record in page.items]
+    data = [checkpoint_shown(record, "training") for record in page.items]
     return listing(data, has_more=page.has_more)
 
 
-@routes.add("GET", "/v1/training/jobs/{job_id}/report", scope="training:read", returns=None)
+@routes.add(
+    "GET",
+    "/v1/training/jobs/{job_id}/report",
+    scope="training:read",
+    returns=None,
+    example={"object": "training.report", "job": EXAMPLE["id"], "metrics": EXAMPLE["report"]},
+)
 async def report(call: Caller, job_id: str) -> Response:
     """Show the final test: every metric with its interval.
 

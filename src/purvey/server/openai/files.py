@@ -167,7 +167,14 @@ async def delete(call: Caller, file_id: str) -> DeletedFile:
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@routes.add("GET", "/v1/files/{file_id}/content", scope="files:read", returns=None)
+@routes.add(
+    "GET",
+    "/v1/files/{file_id}/content",
+    scope="files:read",
+    returns=None,
+    media="application/octet-stream",
+    example="(the bytes of questions.jsonl)",
+)
 async def content(call: Caller, file_id: str) -> FileResponse:
     """Download a file's bytes, always as an attachment."""
     record = await find(call, file_id)

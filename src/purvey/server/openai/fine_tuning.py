@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.defaults import merged, with_recipe_defaults
@@ -20,7 +20,14 @@ from purvey.errors import (
     NotFoundError,
     UnsupportedValueError,
 )
-from purvey.server.job_routes import EventsQuery, checkpoint_shown, find, send_events
+from purvey.server.job_routes import (
+    EventsQuery,
+    checkpoint_shown,
+    checkpoints_example,
+    events_example,
+    find,
+    send_events,
+)
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
@@ -59,6 +66,17 @@ class Method(Body):
 
 class FineTuningRequest(Body):
     """A fine-tuning job as asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "tiny-english",
+                "training_file": "file-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+                "suffix": "docs",
+                "hyperparameters": {"n_epochs": 3},
+            }
+        }
+    )
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: FileId
@@ -191,14 +209,24 @@ async def retrieve(call: Caller, job_id: str) -> FineTuningJob:
     return shown(await find(call, job_id, "fine_tuning"))
 
 
-@routes.add("GET", "/v1/fine_tuning/jobs/{job_id}/events", scope="training:read", returns=Listing)
+@routes.add(
+    "GET",
+    "/v1/fine_tuning/jobs/{job_id}/events",
+    scope="training:read",
+    returns=Listing,
+    example=events_example("fine_tuning"),
+)
 async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
     """List what a job has told, newest first, or stream it as server-sent events."""
     return await send_events(call, await find(call, job_id, "fine_tuning"), query)
 
 
 @routes.add(
-    "GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints", scope="training:read", returns=Listing
+    "GET",
+    "/v1/fine_tuning/jobs/{job_id}/checkpoints",
+    scope="training:read",
+    returns=Listing,
+    example=checkpoints_example(EXAMPLE["id"], "fine_tuning"),
 )
 async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
     """List a job's checkpoints, newest first."""
@@ -206,7 +234,7 @@ async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
     page = await call.services.jobs.checkpoints(
         call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
     )
-    data = [checkpoint_shown(record, job) for record in page.items]
+    data = [checkpoint_shown(record, "fine_tuning") for record in page.items]
     return listing(data, has_more=page.has_more)
 
 

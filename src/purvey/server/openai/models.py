@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.records import ModelRecord
@@ -50,6 +50,10 @@ class ModelsQuery(PageQuery):
 
 class ModelRequest(Body):
     """A folder to register."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"id": "stories", "source": "/srv/models/stories"}}
+    )
 
     id: ModelName = Field(description="The name it answers by.")
     source: Annotated[str, Field(min_length=1, max_length=4_096)] = Field(

@@ -1,0 +1,121 @@
+"""The OpenAPI document describes every operation completely."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from purvey.server.application import RESOURCES
+
+Document = dict[str, Any]  # JSON values
+Operations = list[tuple[str, str, Document]]
+
+
+@pytest.fixture(scope="module")
+def document(keyless: httpx2.Client) -> Document:
+    found: Document = keyless.get("/openapi.json").json()
+    return found
+
+
+@pytest.fixture(scope="module")
+def operations(document: Document) -> Operations:
+    return [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def _is_absent(operation: Document) -> bool:
+    return bool(operation["tags"] == ["Not implemented"])
+
+
+def test_every_route_is_in_it(operations: Operations) -> None:
+    routes = {
+        (method.lower(), route.path.replace(":path}", "}"))
+        for resource in RESOURCES
+        for route in resource
+        for method in route.methods or ()
+    }
+    assert {(method, path) for method, path, _ in operations} == routes
+
+
+def test_every_operation_says_what_it_does(operations: Operations) -> None:
+    for method, path, operation in operations:
+        at = f"{method} {path}"
+        assert operation["summary"], at
+        assert not operation["summary"].endswith("."), at
+        assert operation["description"], at
+        assert operation["tags"], at
+
+
+def test_operation_ids_are_distinct(operations: Operations) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_operation_is_public_or_names_its_key(
+    document: Document, operations: Operations
+) -> None:
+    public = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
+    assert document["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
+    for _, path, operation in operations:
+        assert ("security" in operation) == (path not in public), path
+        assert ("401" in operation["responses"]) == (path not in public), path
+
+
+def _success(operation: Document) -> Document:
+    (status,) = [code for code in operation["responses"] if code.startswith("2")]
+    found: Document = operation["responses"][status]
+    return found
+
+
+def test_every_success_comes_with_an_example(operations: Operations) -> None:
+    for method, path, operation in operations:
+        if not _is_absent(operation):
+            (media,) = _success(operation)["content"].values()
+            assert "example" in media, f"{method} {path}"
+
+
+def test_every_body_comes_with_an_example(document: Document, operations: Operations) -> None:
+    for method, path, operation in operations:
+        for media in operation.get("requestBody", {}).get("content", {}).values():
+            name = media["schema"].get("$ref", "").rpartition("/")[2]
+            schema = document["components"]["schemas"].get(name, {})
+            assert "example" in media or "example" in schema, f"{method} {path}"
+
+
+def test_what_is_absent_says_so_and_nothing_else(operations: Operations) -> None:
+    absent = [operation for _, _, operation in operations if _is_absent(operation)]
+    assert absent
+    assert all("501" in operation["responses"] for operation in absent)
+
+
+def _refs(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if key == "$ref":
+                yield below
+            yield from _refs(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from _refs(below)
+
+
+def test_every_reference_resolves(document: Document) -> None:
+    schemas = document["components"]["schemas"]
+    named = {ref.removeprefix("#/components/schemas/") for ref in _refs(document["paths"])}
+    assert named
+    assert named <= schemas.keys()
+
+
+def test_the_plain_page_lists_every_operation(
+    keyless: httpx2.Client, operations: Operations
+) -> None:
+    page = keyless.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for method, path, _ in operations:
+        assert f"<code>{method.upper()} {path}</code>" in page.text
+    assert re.search(r"https?://", page.text) is None, "it loads nothing from elsewhere"
