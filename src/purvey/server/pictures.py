@@ -5,9 +5,10 @@ import base64
 import binascii
 
 from purvey.contracts.limits import LIMITS
-from purvey.errors import InvalidValueError, NotFoundError, RequestTooLargeError
+from purvey.errors import InvalidValueError, RequestTooLargeError
 from purvey.server.openai import files
 from purvey.server.policy import Call
+from purvey.server.validation import at_param
 
 
 async def picture(call: Call, given: str, *, param: str) -> bytes:
@@ -49,10 +50,8 @@ def _decoded(url: str, param: str) -> bytes:
 
 
 async def _uploaded(call: Call, file_id: str, param: str) -> bytes:
-    try:
+    with at_param(param):
         record = await files.find(call, file_id)
-    except NotFoundError as error:
-        raise NotFoundError(error.message, param=param) from None
     if record.num_bytes > LIMITS.image_bytes:
         raise _too_large(param)
     return await asyncio.to_thread(call.services.blobs.path(record.sha256).read_bytes)

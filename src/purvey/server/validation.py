@@ -1,13 +1,14 @@
 """Outside values into typed ones; refusals name the field and the nearest right name."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Annotated, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from purvey.contracts.limits import LIMITS
-from purvey.errors import InvalidValueError, UnsupportedValueError
+from purvey.errors import InvalidValueError, NotFoundError, UnsupportedValueError
 from purvey.server.strict_json import Json
 
 MAX_NAME_CHARS = 128
@@ -55,6 +56,15 @@ def validate(schema: type[M], value: Json) -> M:
     if isinstance(checked, Body):
         _refuse_unsupported(checked)
     return checked
+
+
+@contextmanager
+def at_param(param: str) -> Iterator[None]:
+    """Say which field of the request named what was not found."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise type(error)(error.message, param=param, hint=error.hint) from None
 
 
 def _refuse_unsupported(body: Body) -> None:

@@ -1,6 +1,7 @@
 """`/v1/datasets`: files become a typed, cleaned, split, profiled table."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from purvey.server.answers import digest_of
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Question
+from purvey.server.validation import Body, Question, at_param
 from purvey.store import datasets, files
 
 routes = Routes(tag="Datasets")
@@ -199,11 +200,16 @@ async def rows(
     example={"id": EXAMPLE["id"], "object": "dataset", "deleted": True},
 )
 async def delete(call: Caller, dataset_id: str) -> DeletedDataset:
-    """Delete a dataset; 409 while it is being made or an unfinished job reads it."""
+    """Delete a dataset; one in the making is given up. 409 while an unfinished job reads it."""
+    record = await _find(call, dataset_id)
+    if record.status == "processing":
+        with suppress(ConflictError):  # the job has ended meanwhile
+            await call.services.jobs.cancel(call.project_id, record.job_id)
 
     def work(conn: Connection) -> None:
         datasets.get(conn, call.project_id, dataset_id)
-        if needed_by := datasets.references(conn, call.project_id, dataset_id):
+        unfinished = datasets.references(conn, call.project_id, dataset_id)
+        if needed_by := [job_id for job_id in unfinished if job_id != record.job_id]:
             raise InUseError(
                 f"dataset {dataset_id!r} is needed by {needed_by[0]!r}.",
                 hint="Cancel that job first.",
@@ -243,7 +249,11 @@ async def _find(call: Call, dataset_id: str) -> DatasetRecord:
 
 
 def _file_names(conn: Connection, call: Call, file_ids: list[str]) -> list[str]:
-    return [files.get(conn, call.project_id, file_id).name for file_id in file_ids]
+    names: list[str] = []
+    for number, file_id in enumerate(file_ids):
+        with at_param(f"file_ids.{number}"):
+            names.append(files.get(conn, call.project_id, file_id).name)
+    return names
 
 
 def _config(body: DatasetRequest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from purvey.contracts.jobs import JobStatus
 from purvey.contracts.model import Task
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import DatasetRecord, JobRecord
-from purvey.errors import ConflictError, InvalidValueError, NotFoundError, PermissionDeniedError
+from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
 from purvey.server.answers import as_json
 from purvey.server.job_routes import (
     EventsQuery,
@@ -30,7 +30,7 @@ from purvey.server.job_routes import (
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Metadata
+from purvey.server.validation import Body, Metadata, at_param
 from purvey.store import datasets
 
 routes = Routes(tag="Training jobs")
@@ -113,7 +113,8 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
     if recipe.dataset is None:
         raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
     if recipe.model.base is not None:
-        await call.services.models.get(call.project_id, recipe.model.base)
+        with at_param("recipe.model.base"):
+            await call.services.models.get(call.project_id, recipe.model.base)
     elif recipe.model.architecture is None:
         raise InvalidValueError(
             "name what is trained.",
@@ -282,10 +283,8 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
     def read(conn: Connection) -> DatasetRecord:
         return datasets.get(conn, call.project_id, recipe.dataset or "")
 
-    try:
+    with at_param("recipe.dataset"):
         record = await call.services.database.read(read)
-    except NotFoundError as error:
-        raise NotFoundError(error.message, param="recipe.dataset") from None
     if record.status != "ready":
         raise ConflictError(
             f"the dataset {record.id!r} is {record.status}, not ready.", param="recipe.dataset"

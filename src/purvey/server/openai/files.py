@@ -238,7 +238,8 @@ async def remove(call: Call, record: FileRecord) -> None:
         needed_by = files.references(conn, record.project_id, record.id)
         if needed_by:
             raise InUseError(
-                f"file {record.id!r} is needed by {needed_by[0]!r}.", hint="Cancel that job first."
+                f"file {record.id!r} is needed by {needed_by[0]!r}.",
+                hint="Cancel that job, or delete the dataset that it makes, first.",
             )
         files.delete(conn, record.project_id, record.id)
 

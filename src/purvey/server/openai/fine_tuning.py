@@ -17,7 +17,6 @@ from purvey.contracts.rows import check_chat_rows
 from purvey.errors import (
     InvalidValueError,
     MethodUnsupportedError,
-    NotFoundError,
     UnsupportedValueError,
 )
 from purvey.server.job_routes import (
@@ -32,7 +31,7 @@ from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Metadata
+from purvey.server.validation import Body, Metadata, at_param
 
 routes = Routes(tag="Fine-tuning")
 Auto = Literal["auto"]
@@ -348,10 +347,8 @@ def _check_base(base: ModelRecord) -> None:
 
 
 async def _check_file(call: Call, file_id: str, param: str) -> None:
-    try:
+    with at_param(param):
         record = await files.find(call, file_id)
-    except NotFoundError as error:
-        raise NotFoundError(error.message, param=param) from None
     if record.purpose != "fine-tune":
         raise InvalidValueError(
             f"the file {file_id!r} was uploaded for {record.purpose!r}.",
