@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,16 @@ def make_settings(data_dir: Path, **changes: object) -> Settings:
         "job_heartbeat_s": 0.5,
     }
     return Settings.model_validate(values | changes)
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    """Put the process's logging back as it was: a command in this process configures it."""
+    root, ours = logging.getLogger(), logging.getLogger("purvey")
+    before = (root.handlers, root.level, ours.level)
+    yield
+    root.handlers, root.level, ours.level = before
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture

@@ -35,6 +35,9 @@ COMMAND = (sys.executable, "-P", "-m", "purvey.testing.engine_process")
 REFUSED_NAME, DEAD_NAME = "refused", "dead"
 """Models of these names do not load: one with an answer, one without."""
 
+TOKEN_S = 0.005
+"""Seconds of one token: room for a Cancel, or for a kill, in the middle of an answer."""
+
 Question = Generate | Score | Classify | Tokenize | Explain
 
 
@@ -96,7 +99,7 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
                 await _misbehave(link, engine, scripted_answers.rendered(question.prompt))
                 async for event in engine.generate(question):
                     link.send(event)
-                    await asyncio.sleep(0)  # room for a Cancel between tokens
+                    await asyncio.sleep(TOKEN_S)
             case Score():
                 link.send(await engine.score(question))
             case Classify():

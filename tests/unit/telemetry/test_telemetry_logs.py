@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,6 @@ from purvey.telemetry import logs
 
 logger = logging.getLogger("purvey.tested")
 HOSTILE = 'a\r\nb\x1b[31mc"}\u202ed\u2028e\x00'
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Put the process's logging back as it was."""
-    root, ours = logging.getLogger(), logging.getLogger("purvey")
-    before = (root.handlers, root.level, ours.level)
-    yield
-    root.handlers, root.level, ours.level = before
-    logging.captureWarnings(capture=False)
 
 
 class Stream:
