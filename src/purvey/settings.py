@@ -4,6 +4,7 @@ Defaults, then `purvey.toml`, then `PURVEY_*` (with `__` for nesting), then the 
 frozen, and a name that is misspelt in any of them is refused with the nearest one.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -40,6 +41,16 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+def _json_list(value: object) -> object:
+    """Read `["a", "b"]`; any other string is left to the next validator."""
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"is not a JSON list: {error}") from None  # pydantic names the field
+
+
 def _num_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -49,7 +60,8 @@ def _database_in(values: dict[str, Any]) -> str:  # fields validated so far, of 
     return f"sqlite:///{folder.absolute() / 'purvey.db'}"
 
 
-Folders = Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)]
+# Of two validators the last one reads first.
+Folders = Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep), BeforeValidator(_json_list)]
 Names = Annotated[tuple[str, ...], NoDecode, _split(",")]
 Threads = Annotated[int, Field(ge=1, le=1_024)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -100,9 +112,9 @@ class Settings(BaseSettings):
     bootstrap_key: SecretStr | None = None
     """The first admin key, instead of one that is made up and printed."""
     model_roots: Folders = ()
-    """Folders that models may be registered from, separated by `:`."""
+    """Folders that models may be registered from."""
     module_roots: Folders = ()
-    """Folders that users' own modules are loaded from, separated by `:`."""
+    """Folders that users' own modules are loaded from."""
     max_running_jobs: Annotated[int, Field(ge=0, le=1_024)] = 1
     """Jobs that run at once; 0 only queues them."""
     job_lease_s: Seconds = 30.0
