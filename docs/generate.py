@@ -8,9 +8,9 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-import click
 from pydantic import BaseModel
 
 from purvey import errors
@@ -98,23 +98,26 @@ def settings_page() -> str:
     """Every setting with its environment variable and default."""
     from purvey.settings import Settings
 
-    rows = [
-        (
-            f"`{name}`",
-            f"`PURVEY_{name.upper()}`",
-            _default(field.get_default(call_default_factory=False))
-            if not field.default_factory
-            else "computed",
-            field.description or "",
-        )
-        for name, field in Settings.model_fields.items()
-    ]
     return (
         "# Settings\n\nDefaults, then `purvey.toml`, then `PURVEY_*` variables (nested names with "
         "`__`), then flags of `purvey serve`. A misspelt name is an error that names the nearest. "
-        "In variables, folders are separated by `:` and hosts by `,`. The clients read `PURVEY_BASE_URL` and `PURVEY_API_KEY`.\n\n"
-        + _table(("setting", "variable", "default", "meaning"), rows)
+        "In variables, folders are a JSON list or separated by `:`, hosts are separated by `,`. The "
+        "clients read `PURVEY_BASE_URL` and `PURVEY_API_KEY`.\n\n"
+        + _table(("setting", "variable", "default", "meaning"), list(_settings_rows(Settings)))
     )
+
+
+def _settings_rows(
+    schema: type[BaseModel], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    for name, field in schema.model_fields.items():
+        path = (*above, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings_rows(field.annotation, path)
+            continue
+        default = "computed" if field.default_factory else _default(field.default)
+        variable = "PURVEY_" + "__".join(path).upper()
+        yield f"`{'.'.join(path)}`", f"`{variable}`", default, field.description or ""
 
 
 def metrics_page() -> str:
@@ -123,7 +126,7 @@ def metrics_page() -> str:
 
     rows = [
         (
-            f"`{family.name}`",
+            f"`{family.name}{'_total' if family.type == 'counter' else ''}`",
             family.type,
             ", ".join(f"`{n}`" for n in labels) or "-",
             family.documentation,
@@ -156,17 +159,18 @@ def http_page() -> str:
     document = openapi()
     parts = [
         "# HTTP API\n\nThe complete, machine-readable form with schemas and examples is the server's "
-        "`/openapi.json`. Paths that OpenAI has and this server does not answer 501 with a reason; "
-        "they are listed last.\n"
+        "`/openapi.json`. Every operation may be refused as [Errors](errors.md) says. Paths that OpenAI "
+        "has and this server does not answer 501 with a reason; they are listed last.\n"
     ]
-    absent = []
+    absent: dict[str, list[str]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if "501" in operation["responses"] and "200" not in operation["responses"]:
-                absent.append(f"- `{method.upper()} {path}`")
-                continue
-            parts.append(_operation(path, method, operation))
-    return "\n".join(parts) + "\n## Not implemented yet\n\n" + "\n".join(absent) + "\n"
+                absent.setdefault(path, []).append(method.upper())
+            else:
+                parts.append(_operation(path, method, operation))
+    listed = [f"- `{path}`: {', '.join(methods)}" for path, methods in absent.items()]
+    return "\n".join(parts) + "\n## Not implemented yet\n\n" + "\n".join(listed) + "\n"
 
 
 def openapi() -> dict[str, Any]:
@@ -177,18 +181,20 @@ def openapi() -> dict[str, Any]:
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    described = operation.get("description", "").split("\n\n")[0]
-    codes = ", ".join(operation["responses"])
-    return f"## `{method.upper()} {path}`\n\n{operation['summary']}. {described}\n\nAnswers: {codes}.\n"
+    described = operation.get("description", "").split("\n\n")[0].replace("\n", " ")
+    summary = operation["summary"].rstrip(".")
+    more = "" if described.rstrip(".") == summary else f" {described}"
+    success = ", ".join(code for code in operation["responses"] if code.startswith("2"))
+    return f"## `{method.upper()} {path}`\n\n{summary}.{more}\n\nAnswers: {success}.\n"
 
 
-def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     yield path, command
     for name, below in sorted(getattr(command, "commands", {}).items()):
         yield from _commands(f"{path} {name}", below)
 
 
-def _command(path: str, command: click.Command) -> str:
+def _command(path: str, command: Any) -> str:
     rows = [
         (f"`{_spelling(p)}`", " ".join((getattr(p, "help", None) or "").split()))
         for p in command.params
@@ -199,7 +205,7 @@ def _command(path: str, command: click.Command) -> str:
     return f"## {path}\n\n{described}\n\n{table}"
 
 
-def _spelling(parameter: click.Parameter) -> str:
+def _spelling(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return (parameter.name or "").upper()
     return ", ".join([*parameter.opts, *parameter.secondary_opts])
@@ -223,14 +229,21 @@ def _fields_table(schema: type[BaseModel]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
-        return annotation.__name__
-    text = str(annotation).replace("typing.", "").split("Annotated[")[-1]
-    if "Literal[" in text:
-        return (
-            text[text.index("Literal[") + 8 :].split("]")[0].replace("'", "`").replace(", ", " or ")
-        )
-    return text.split(",")[0].replace("<class '", "").rstrip("'>]").replace("|", "or")
+    """Spell a type the way a recipe's author thinks of it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in {Union, UnionType}:
+        return " or ".join(_type(part) for part in arguments if part is not NoneType)
+    if origin is dict:
+        return "table"
+    if origin is tuple:
+        return "list of " + " and ".join(_type(part) for part in arguments)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return str(annotation.__name__)
 
 
 def _default(value: object) -> str:

@@ -86,9 +86,9 @@ def test_code_blocks_run(
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/local/bin:/usr/bin:/bin")
     for variable, value in {
         "PURVEY_BASE_URL": live_server.base_url,
-        "PURVEY_API_KEY": live_server.key,
+        "PURVEY_API_KEY": live_server.admin_key,
         "OPENAI_BASE_URL": f"{live_server.base_url}/v1",
-        "OPENAI_API_KEY": live_server.key,
+        "OPENAI_API_KEY": live_server.admin_key,
     }.items():
         monkeypatch.setenv(variable, value)
     namespace: dict[str, Any] = {"__name__": "__main__"}

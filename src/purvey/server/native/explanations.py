@@ -167,6 +167,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     scope="explanations:write",
     returns=Explanation,
     example=EXAMPLE,
+    extra={"responses": {"202": {"description": "Still in progress; fetch it by its id."}}},
 )
 async def create(call: Caller, body: ExplanationBody) -> Response:
     """Explain an output: 200 with the result, or 202 when it takes longer than `max_ms`."""
