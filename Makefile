@@ -50,7 +50,7 @@ fix: $(VENV)/.dev ## repair what lint and format can
 
 docs: $(VENV)/.dev ## regenerate the reference pages and build the site
 	$(BIN)/python -m docs.generate
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev ## measure the bars of benchmarks/ and write dated reports (needs an idle machine)
 	$(BIN)/python -m benchmarks

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     """Compute threads of one engine; the machine's cores unless given."""
     kv_cache_bytes: Annotated[int, Field(ge=2**20)] = 256 * 2**20
     """KV cache of one engine."""
-    max_batch_tokens: Annotated[int, Field(ge=16, le=65_536)] = 512
+    max_batch_tokens: Annotated[int, Field(ge=64, le=65_536)] = 512
     """Tokens of one engine step."""
     default_max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256
     """Output tokens of a request that does not say how many."""

@@ -8,6 +8,7 @@ the two commands of the quick start are run by hand from a clean clone.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -82,6 +83,7 @@ def test_code_blocks_run(
     bin_folder = str(Path(sys.executable).parent)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(ROOT / "examples" / "lenet.py", live_server.settings.module_roots[0])
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/local/bin:/usr/bin:/bin")
     for variable, value in {

@@ -174,7 +174,7 @@ class TrainConfig(Part):
     train: LoopConfig = LoopConfig()
     test: TestConfig = TestConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of everything random: splits of fine-tuning rows, initial weights, data order, dropout."""
+    """Of everything random: initial weights, data order, dropout, the intervals of the test."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
