@@ -135,6 +135,7 @@ def test_several_files_are_one_dataset(tmp_path: Path) -> None:
 def test_numeric_labels_sort_as_numbers() -> None:
     assert sorted_labels(["10", "2", "1", "2"]) == ("1", "2", "10")
     assert sorted_labels(["b", "10", "a"]) == ("10", "a", "b")
+    assert sorted_labels(["nan", "10", "9"]) == ("10", "9", "nan")
 
 
 class Heard:

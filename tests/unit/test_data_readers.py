@@ -11,6 +11,7 @@ from PIL import Image
 
 from purvey.contracts import limits
 from purvey.contracts.jobs import InputFile
+from purvey.data.delimited import read_delimited
 from purvey.data.image_folders import check_entries, read_image_folders
 from purvey.data.jsonl import read_jsonl
 from purvey.data.parquet import read_parquet
@@ -58,6 +59,23 @@ def test_bad_json_lines_are_refused_by_line(tmp_path: Path, text: str, where: st
         read_jsonl(path, source="rows.jsonl")
 
 
+def test_reading_stops_at_the_row_that_is_too_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small = limits.Limits(dataset_rows=2)
+    monkeypatch.setattr("purvey.data.table.LIMITS", small)
+    monkeypatch.setattr("purvey.data.delimited.LIMITS", small)
+    path = tmp_path / "rows"
+    path.write_text('{"a": 1}\n' * 3 + "never read\n", encoding="utf-8")
+    with pytest.raises(InvalidFileError, match="more than 2 rows"):
+        read_jsonl(path, source="rows.jsonl")
+    path.write_text("text,label\na,b\nc,d\n", encoding="utf-8")
+    assert read_delimited(path, source="rows.csv", form="csv").num_rows == 2
+    path.write_text('text,label\na,b\nc,d\ne,f\n"never closed', encoding="utf-8")
+    with pytest.raises(InvalidFileError, match="more than 2 rows"):
+        read_delimited(path, source="rows.csv", form="csv")
+
+
 def test_text_is_cut_at_blank_lines_and_loses_no_line(tmp_path: Path) -> None:
     paragraphs = [f"paragraph {i} " + "word " * (i % 90) for i in range(200)]
     path = tmp_path / "book.txt"
@@ -95,6 +113,21 @@ def test_parquet_columns_come_as_cells(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 but no more")
     with pytest.raises(InvalidFileError, match="not readable as Parquet"):
         read_parquet(path, source="rows.parquet")
+
+
+@pytest.mark.parametrize("is_dictionary", [True, False])
+def test_a_value_stored_once_for_many_rows_is_no_way_to_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_dictionary: bool
+) -> None:
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 2_000, pa.int32()), ["x" * 10_000])
+    text = values if is_dictionary else values.dictionary_decode()
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"text": text}), path)
+    assert path.stat().st_size < 40_000
+    assert read_parquet(path, source="b").num_rows == 2_000
+    monkeypatch.setattr("purvey.data.parquet.LIMITS", limits.Limits(archive_bytes=2**20))
+    with pytest.raises(InvalidFileError, match="inflates to more than 1048576 bytes"):
+        read_parquet(path, source="b")
 
 
 def test_parquet_of_an_unknown_type_names_the_column(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files to a prepared dataset: read, type, deduplicate, split, profile, write."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,10 +70,17 @@ def sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
     distinct = set(labels)
     if len(distinct) > LIMITS.labels:
         raise InvalidFileError(f"more than {LIMITS.labels} distinct labels: merge some.")
-    try:
+    if all(_is_finite_number(label) for label in distinct):
         return tuple(sorted(distinct, key=lambda label: (float(label), label)))
+    return tuple(sorted(distinct))
+
+
+def _is_finite_number(label: str) -> bool:
+    """Tell whether a label orders as a number; `nan` does not, and reads as one."""
+    try:
+        return math.isfinite(float(label))
     except ValueError:
-        return tuple(sorted(distinct))
+        return False
 
 
 def _schema(tables: Sequence[RawTable], config: DatasetConfig) -> Schema:

@@ -8,6 +8,7 @@ corpora are full of lone quotes, and reading them as CSV would swallow lines.
 import csv
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -40,8 +41,9 @@ def read_delimited(
     """
     text = read_utf8(path, source=source)
     delimiter = "\t" if form == "tsv" else sniff_delimiter(text)
-    records = list(_records(text, delimiter, source=source))
-    check_row_count(source, len(records))
+    most = LIMITS.dataset_rows + 2  # a header, and one that shows there are too many
+    records = list(islice(_records(text, delimiter, source=source), most))
+    check_row_count(source, min(len(records), 1))
     is_headed = has_header([fields for _, fields in records[:SAMPLE_RECORDS]], wanted=wanted)
     width = len(records[0][1])
     names = _names(records[0], source=source) if is_headed else _numbered(width)

@@ -28,6 +28,7 @@ def read_jsonl(path: Path, *, source: str) -> RawTable:
         for name, cells in columns.items():
             cells.append(row[name])
         lines.append(line)
+        check_row_count(source, len(lines))  # at once: what is refused is not even held
     check_row_count(source, len(lines))
     return RawTable(source=source, columns=columns, lines=lines, details={"format": "jsonl"})
 

@@ -3,35 +3,66 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from purvey.contracts.limits import LIMITS
 from purvey.data.table import Cell, RawTable, check_row_count
 from purvey.errors import InvalidFileError
+
+_BATCH_ROWS = 64
 
 
 def read_parquet(path: Path, *, source: str) -> RawTable:
     """Read a Parquet file; the row count is checked from its footer first.
 
+    It is read few rows at a time: a value that is stored once may stand in millions of rows.
+
     Raises:
-        InvalidFileError: Not Parquet, too many rows, or a column of a kind we do not read.
+        InvalidFileError: Not Parquet, too many rows or bytes, or a column of a kind we do not read.
     """
     try:
         file = pq.ParquetFile(path)
-        check_row_count(source, file.metadata.num_rows)
-        table = file.read()
+        num_rows = file.metadata.num_rows
+        check_row_count(source, num_rows)
+        columns = _columns(file, source=source)
     except (pa.ArrowException, OSError) as error:
         raise InvalidFileError(f"{source!r} is not readable as Parquet.") from error
-    columns = {name: _cells(table.column(name), name, source=source) for name in table.column_names}
     return RawTable(
         source=source,
         columns=columns,
-        lines=range(1, table.num_rows + 1),
+        lines=range(1, num_rows + 1),
         row_word="row",
         details={"format": "parquet"},
     )
 
 
-def _cells(column: pa.ChunkedArray, name: str, *, source: str) -> list[Cell]:
+def _columns(file: pq.ParquetFile, *, source: str) -> dict[str, list[Cell]]:
+    columns: dict[str, list[Cell]] = {name: [] for name in file.schema_arrow.names}
+    num_bytes = 0
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        num_bytes += sum(map(_inflated_bytes, batch.columns))
+        if num_bytes > LIMITS.archive_bytes:
+            raise InvalidFileError(
+                f"{source!r} inflates to more than {LIMITS.archive_bytes} bytes: split it."
+            )
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            columns[name] += _cells(column, name, source=source)
+    return columns
+
+
+def _inflated_bytes(column: pa.Array) -> int:
+    """Count a column's bytes once every row has its own value."""
+    if not isinstance(column, pa.DictionaryArray):
+        return int(column.nbytes)
+    values = column.dictionary
+    if pa.types.is_primitive(values.type):
+        return 8 * len(column)
+    lengths = pc.take(pc.binary_length(values), column.indices)
+    return int(pc.sum(lengths).as_py() or 0)
+
+
+def _cells(column: pa.Array, name: str, *, source: str) -> list[Cell]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
