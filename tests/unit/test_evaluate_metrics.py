@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, intervals against what they must cover."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics as oracle
@@ -52,6 +54,18 @@ def test_metrics_equal_scikit_learn(seed: int) -> None:
 def test_labels_that_never_occur_do_not_lower_the_mean() -> None:
     outcomes = count_outcomes(np.array([0, 1]), np.array([0, 1]), num_labels=9)
     assert macro_f1(outcomes, outcomes.counts[None, :])[0] == 1.0
+
+
+def test_thousands_of_labels_need_no_table_of_outcomes_by_label() -> None:
+    generator = np.random.default_rng(0)
+    targets, predictions = generator.integers(0, 3_000, size=(2, 20_000))
+    outcomes = count_outcomes(targets, predictions, num_labels=3_000)
+    tracemalloc.start()
+    found = macro_f1(outcomes, outcomes.counts[None, :])[0]
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16 * 2**20
+    assert found == pytest.approx(oracle.f1_score(targets, predictions, average="macro"))
 
 
 def test_drawing_counts_is_drawing_rows() -> None:

@@ -93,9 +93,17 @@ def _f1(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, NDArray[np.bool_]]
 
 def _totals(outcomes: Outcomes, counts_SK: Ints) -> tuple[Floats, Floats, Floats]:
     """Return right, predicted and true rows by label, under each row of counts."""
-    labels = np.arange(outcomes.num_labels)
-    is_target_KL = (outcomes.targets[:, None] == labels).astype(np.float64)
-    is_predicted_KL = (outcomes.predictions[:, None] == labels).astype(np.float64)
-    counts = counts_SK.astype(np.float64)
-    right_SL = counts @ (is_target_KL * is_predicted_KL)
-    return right_SL, counts @ is_predicted_KL, counts @ is_target_KL
+    size, is_right_K = outcomes.num_labels, outcomes.targets == outcomes.predictions
+    right_SL = _by_label(outcomes.targets[is_right_K], counts_SK[:, is_right_K], size)
+    predicted_SL = _by_label(outcomes.predictions, counts_SK, size)
+    return right_SL, predicted_SL, _by_label(outcomes.targets, counts_SK, size)
+
+
+def _by_label(labels_K: Ints, counts_SK: Ints, num_labels: int) -> Floats:
+    """Sum the counts of each label, `S x L`; never builds a table of `K x L`."""
+    totals_SL = np.zeros((len(counts_SK), num_labels))
+    order_K = np.argsort(labels_K, kind="stable")
+    found, starts = np.unique(labels_K[order_K], return_index=True)
+    if len(found):
+        totals_SL[:, found] = np.add.reduceat(counts_SK[:, order_K], starts, axis=1)
+    return totals_SL
