@@ -49,6 +49,6 @@ def unit_masks(parts: Sequence[Part], *, num_atoms: int) -> Masks:
 
 
 def atom_masks(keep_MU: Masks, member_UA: Masks) -> Masks:
-    """Return `keep_MA`: an atom is kept when the unit that covers it is kept."""
-    counts_MA = keep_MU.astype(np.int32) @ member_UA.astype(np.int32)
-    return np.asarray(counts_MA > 0)
+    """Return `keep_MA`: an atom is kept when the one unit that covers it is kept."""
+    unit_A = member_UA.argmax(axis=0)
+    return keep_MU[:, unit_A]

@@ -46,6 +46,8 @@ def explain_generation(
     output = request.output
     if output is None:
         output = model.generate(prompt_of(wording.texts), request.max_output_tokens)
+        # The length limit may cut a character in two; its stand-in is nothing the model said.
+        output = output.rstrip("\ufffd")
     if not output:
         raise InvalidValueError(
             "the output to explain is empty.", param="output", hint="Give output.text."

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from purvey.contracts.explain import ExplanationRequest
 from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.explain.parts import Part, leaves
-from purvey.explain.words import conversation_parts, keep_words, text_parts
+from purvey.explain.words import (
+    MOST_WORDS,
+    conversation_parts,
+    has_too_many_words,
+    keep_words,
+    text_parts,
+)
 
 PERTURBED_ROLES = ("system", "user")
 BLANK = " "
@@ -34,11 +40,17 @@ class Wording:
         is_conversation: Whether the coarsest parts are turns rather than sentences.
 
     Raises:
-        InvalidValueError: The texts have no word.
+        InvalidValueError: The texts have no word, or too many.
     """
 
     def __init__(self, turns: Sequence[tuple[int, str]], *, is_conversation: bool) -> None:
         self.texts = dict(turns)
+        if has_too_many_words(self.texts.values()):
+            raise InvalidValueError(
+                f"the input has more than {MOST_WORDS} words; explanations take no more.",
+                param="input",
+                hint="Explain a shorter text.",
+            )
         self.roots = conversation_parts(turns) if is_conversation else text_parts(turns[0][1])
         if not self.roots:
             raise InvalidValueError(

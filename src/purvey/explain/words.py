@@ -6,7 +6,8 @@ a text but its white space.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 from purvey.explain.parts import Part
 
@@ -18,8 +19,16 @@ _WITHOUT_SPACES = (
 )
 _WORD = re.compile(rf"[{_WITHOUT_SPACES}][^\w\s]*|[^\s{_WITHOUT_SPACES}]+")
 _ENDS_SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*$|[。！？｡．]+[”’」』）]*$")  # noqa: RUF001
+MOST_WORDS = 16_384
+"""Words of one explained input: each pass over it costs time in proportion, and so do its parts."""
 SENTENCE_WORDS = 24
 """A longer sentence is cut, so that refining one never needs more than this many passes."""
+
+
+def has_too_many_words(texts: Iterable[str]) -> bool:
+    """Tell whether there are more than `MOST_WORDS`, without looking further than that."""
+    words = chain.from_iterable(_WORD.finditer(text) for text in texts)
+    return next(islice(words, MOST_WORDS, None), None) is not None
 
 
 def text_parts(text: str, *, turn: int | None = None, first_atom: int = 0) -> tuple[Part, ...]:

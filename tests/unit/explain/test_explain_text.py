@@ -202,3 +202,12 @@ def test_a_model_of_one_class_is_refused() -> None:
         explain_text_class(
             ExplanationRequest(text="a b"), Single(), input_name="note", clock=FakeClock()
         )
+
+
+def test_half_a_character_is_no_part_of_the_explained_output() -> None:
+    class Cut(Capitals):
+        def generate(self, prompt: Prompt, max_tokens: int) -> str:
+            return "Paris\ufffd"
+
+    result = explain_generation(CHAT, Cut(), clock=FakeClock())
+    assert result.target.text == "Paris"

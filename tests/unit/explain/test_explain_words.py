@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from purvey.explain.parts import leaves
+from purvey.errors import InvalidValueError
+from purvey.explain.parts import atom_masks, leaves
 from purvey.explain.wording import Wording
-from purvey.explain.words import SENTENCE_WORDS, conversation_parts, text_parts
+from purvey.explain.words import MOST_WORDS, SENTENCE_WORDS, conversation_parts, text_parts
 
 
 def words(text: str) -> list[str]:
@@ -59,3 +60,16 @@ def test_taking_words_away_takes_their_space_along() -> None:
     assert kept == {0: "the red house"}
     assert wording.kept(np.zeros(4, dtype=bool)) == {0: ""}
     assert wording.kept(np.ones(4, dtype=bool)) == {0: "the big red house"}
+
+
+def test_a_text_of_too_many_words_is_refused_before_it_is_divided() -> None:
+    Wording([(0, "字" * MOST_WORDS)], is_conversation=False)
+    with pytest.raises(InvalidValueError, match=f"more than {MOST_WORDS} words"):
+        Wording([(0, "字" * MOST_WORDS), (1, "a")], is_conversation=True)
+
+
+def test_an_atom_is_kept_with_its_unit() -> None:
+    member_UA = np.array([[False, True, False], [True, False, True]])
+    keep_MU = np.array([[True, False], [False, True], [False, False]])
+    expected = [[False, True, False], [True, False, True], [False, False, False]]
+    assert atom_masks(keep_MU, member_UA).tolist() == expected
