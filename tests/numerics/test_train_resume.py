@@ -77,6 +77,7 @@ class Jobs:
         work: Path,
         resume_from: str | None = None,
         base: ModelSource | None = None,
+        module_root: Path | None = None,
     ) -> Path:
         output = self.folder()
         spec = JobSpec(
@@ -90,6 +91,7 @@ class Jobs:
             work_dir=str(work),
             output_dir=str(output),
             resume_from=resume_from,
+            module_roots=(str(module_root),) if module_root is not None else (),
         )
         train.run(spec, link)
         return output
@@ -223,6 +225,34 @@ def test_a_foreign_checkpoint_is_refused(jobs: Jobs) -> None:
             work=work,
             resume_from=link.checkpoints[0].folder,
         )
+
+
+MODULE = """
+from torch import nn
+import purvey.module as pm
+
+@pm.model(task="text-classification", input=pm.Text(max_bytes=16))
+class Net(nn.Module):
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(257, 4), nn.Linear(4, num_classes)
+
+    def forward(self, text_BT):
+        return self.head(self.table(text_BT).mean(1))
+"""
+
+
+def test_a_checkpoint_of_other_code_is_refused(jobs: Jobs) -> None:
+    dataset, root = jobs.dataset("rows.csv", sentences()), jobs.folder()
+    recipe = {"task": "text-classification", "model": {"architecture": "net.py:Net"}}
+    (root / "net.py").write_text(MODULE)
+    link, work = Link(stop_at=2), jobs.folder()
+    with pytest.raises(JobInterrupted):
+        jobs.run(recipe, dataset, link=link, work=work, module_root=root)
+    (root / "net.py").write_text(MODULE.replace("mean(1)", "amax(1)"))
+    resume_from = link.checkpoints[-1].folder
+    with pytest.raises(IntegrityError, match="another recipe or dataset"):
+        jobs.run(recipe, dataset, link=Link(), work=work, resume_from=resume_from, module_root=root)
 
 
 def test_a_finished_run_resumes_without_training_further(jobs: Jobs) -> None:

@@ -59,7 +59,9 @@ def rows(count: int, seed: int = 0, *, longest: int = 20) -> list[TokenRow]:
     row_tokens=st.integers(1, 12),
 )
 @settings(max_examples=100, deadline=None)
-def test_packing_makes_every_token_a_target(documents: list[list[int]], row_tokens: int) -> None:
+def test_packing_makes_every_token_a_target_once(
+    documents: list[list[int]], row_tokens: int
+) -> None:
     stream = [0]
     for document in documents:
         stream += [*document, 0]
@@ -70,10 +72,19 @@ def test_packing_makes_every_token_a_target(documents: list[list[int]], row_toke
     starts.append(len(stream) - sizes.pop())
     for start, row in zip(starts, packed, strict=True):
         assert row.ids.tolist() == stream[start : start + len(row.ids)]
-    covered = {
-        start + i for start, row in zip(starts, packed, strict=True) for i in range(1, len(row.ids))
-    }
-    assert covered == set(range(1, len(stream)))
+    targets = [
+        start + i
+        for start, row in zip(starts, packed, strict=True)
+        for i in range(1, len(row.ids))
+        if row.is_target[i]
+    ]
+    assert targets == list(range(1, len(stream)))
+
+
+def test_what_begins_a_prompt_begins_every_document() -> None:
+    (row,) = pack([[1, 2], [3]], end_id=0, row_tokens=16, begin_ids=(9,))
+    assert row.ids.tolist() == [9, 1, 2, 0, 9, 3, 0]
+    assert pack([], end_id=0, row_tokens=16, begin_ids=(9,)) == []
 
 
 def test_documents_are_never_joined() -> None:

@@ -13,9 +13,9 @@ from purvey.contracts.jobs import CheckpointSaved
 from purvey.contracts.recipe import TrainConfig
 from purvey.errors import DivergedError, IntegrityError
 from purvey.testing.clock import FakeClock
-from purvey.train.checkpoint import read_checkpoint
+from purvey.train.checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from purvey.train.early_stopping import Validation
-from purvey.train.state import own_tensors
+from purvey.train.state import RunState, own_tensors
 from purvey.train.step import BatchLoss
 from purvey.train.trainer import Trainer
 
@@ -124,7 +124,10 @@ def test_it_learns_and_visits_every_row_once_an_epoch(tmp_path: Path) -> None:
     assert not learner.network.training
 
 
-@pytest.mark.parametrize(("loop", "steps"), [({"epochs": 1.5}, 5), ({"max_steps": 4}, 4)])
+@pytest.mark.parametrize(
+    ("loop", "steps"),
+    [({"epochs": 1.5}, 5), ({"max_steps": 4}, 4), ({"epochs": 2, "max_steps": 100}, 6)],
+)
 def test_the_run_is_as_long_as_asked(tmp_path: Path, loop: dict[str, Any], steps: int) -> None:
     made = trainer(tmp_path, Line(), Told(), recipe=config(**loop))
     assert made.run().state.step == steps
@@ -173,6 +176,27 @@ def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
     assert [saved.step for saved in told.saved] == [2, 4, 6, 8, 10, 12]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000010", "step-00000012"]
+
+
+def test_a_checkpoint_tells_what_was_measured_last(tmp_path: Path) -> None:
+    told = Told()
+    trainer(tmp_path, Line([0.1, 0.05]), told).run()  # the second is worse than the first
+    last = told.saved[-1]
+    assert last.step == 6
+    assert last.metrics == {"train_loss": told.reports[-1]["train_loss"], "valid_loss": 0.95}
+
+
+def test_what_an_attempt_left_beyond_its_resume_point_gives_way(tmp_path: Path) -> None:
+    def names_after(step: int) -> list[str]:
+        state = RunState(step=step)
+        snapshot = Snapshot(state=state, model={}, optimizer={}, best=None)
+        written = write_checkpoint(snapshot, tmp_path, run_digest="run")
+        assert written.folder.is_dir()
+        return sorted(path.name.lstrip("step-0") for path in tmp_path.iterdir())
+
+    assert [names_after(step) for step in (5, 6, 7)] == [["5"], ["5", "6"], ["6", "7"]]
+    assert names_after(4) == ["4"]
+    assert names_after(5) == ["4", "5"]
 
 
 def test_pausing_saves_and_resuming_goes_on(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class Written:
 
 
 def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Written:
-    """Write a checkpoint below `root` and drop all but the newest `NUM_KEPT`.
+    """Write a checkpoint below `root`; of the others only the one before it is kept.
+
+    Those of later steps are what an earlier attempt left, which was resumed from before them.
 
     Args:
         snapshot: The state; tensors are copied to disk as they are.
@@ -79,7 +81,7 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
     shutil.rmtree(final, ignore_errors=True)  # a folder of an earlier attempt at this step
     aside.rename(final)
     _flush(root)
-    _drop_old(root)
+    _drop_others(root, step=step)
     return Written(folder=final, digest=_sha256(final / MANIFEST))
 
 
@@ -117,10 +119,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
-def _drop_old(root: Path) -> None:
+def _drop_others(root: Path, *, step: int) -> None:
     complete = sorted(path for path in root.glob("step-*") if (path / MANIFEST).is_file())
-    for path in complete[:-NUM_KEPT]:
-        shutil.rmtree(path)
+    until_now = [path for path in complete if path.name <= f"step-{step:08d}"]
+    for path in complete:
+        if path not in until_now[-NUM_KEPT:]:
+            shutil.rmtree(path)
 
 
 def _sha256(path: Path) -> str:

@@ -48,23 +48,38 @@ def token_row(ids: Sequence[int], is_target: Sequence[bool], *, max_tokens: int)
     )
 
 
-def pack(documents: Iterable[Sequence[int]], *, end_id: int, row_tokens: int) -> list[TokenRow]:
+def pack(
+    documents: Iterable[Sequence[int]],
+    *,
+    end_id: int,
+    row_tokens: int,
+    begin_ids: Sequence[int] = (),
+) -> list[TokenRow]:
     """Join documents, each behind an end token, and cut the stream into equal rows.
 
+    `begin_ids` stand before every document, as they do before every prompt that is served.
+
     Rows overlap by the one token that is input of the next and target of the last; the last
-    row reaches back so that all have one length.
+    row reaches back so that all have one length, and what it repeats is no target again.
 
     Returns:
         Rows of `row_tokens + 1` ids (fewer only if there are not that many); none for no text.
     """
-    stream = np.fromiter(_stream(documents, end_id), dtype=np.int32)
+    stream = np.fromiter(_stream(documents, end_id, begin_ids), dtype=np.int32)
     size = min(row_tokens + 1, len(stream))
     if size < 2:
         return []
     last = len(stream) - size
     starts = [*range(0, last, row_tokens), last]
-    mask = np.ones(size, dtype=np.bool_)
-    return [TokenRow(ids=stream[start : start + size], is_target=mask) for start in starts]
+    is_new = np.ones(size, dtype=np.bool_)
+    is_new_last = is_new.copy()
+    if len(starts) > 1:
+        is_new_last[: starts[-2] + row_tokens - last + 1] = False
+    masks = [*[is_new] * (len(starts) - 1), is_new_last]
+    return [
+        TokenRow(ids=stream[start : start + size], is_target=mask)
+        for start, mask in zip(starts, masks, strict=True)
+    ]
 
 
 def document_rows(
@@ -197,8 +212,12 @@ def _eval_batches(rows: Sequence[TokenRow]) -> Iterator[list[int]]:
         yield chosen
 
 
-def _stream(documents: Iterable[Sequence[int]], end_id: int) -> Iterator[int]:
-    yield end_id
+def _stream(
+    documents: Iterable[Sequence[int]], end_id: int, begin_ids: Sequence[int]
+) -> Iterator[int]:
+    if not begin_ids:
+        yield end_id
     for document in documents:
+        yield from begin_ids
         yield from document
         yield end_id

@@ -51,7 +51,7 @@ class Trainer:
         progress: Where the run reports.
         clock: Where time comes from.
         checkpoints: Folder of this run's checkpoints.
-        run_digest: Names recipe and data, so that no foreign checkpoint is resumed.
+        run_digest: Names recipe, data and code, so that no foreign checkpoint is resumed.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Trainer:
         self._learner, self._config, self._progress = learner, config, progress
         self._clock, self._root, self._run_digest = clock, checkpoints, run_digest
         self.steps_per_epoch = math.ceil(learner.num_rows / config.train.batch_size)
-        self.total_steps = config.train.max_steps or max(
-            1, math.ceil(config.train.epochs * self.steps_per_epoch)
-        )
+        by_epochs = max(1, math.ceil(config.train.epochs * self.steps_per_epoch))
+        self.total_steps = min(by_epochs, config.train.max_steps or by_epochs)
         self._eval_interval = max(1, self.steps_per_epoch // config.train.evals_per_epoch)
         self._parameters = [p for p in learner.module.parameters() if p.requires_grad]
         self._optimizer = build_optimizer(learner.module, config.optimizer)
         self._state = RunState()
         self._best: dict[str, Tensor] | None = None
         self._order: tuple[int, list[int]] = (-1, [])
+        self._measured: dict[str, float] = {}
         self._began_s = self._saved_s = clock.monotonic()
 
     def resume(self, folder: Path) -> None:
@@ -117,7 +117,7 @@ class Trainer:
         return Outcome(state=self._state, stopped=None)
 
     def save(self) -> None:
-        """Write a checkpoint now, and report it."""
+        """Write a checkpoint now, and report it with what was measured last."""
         module = self._learner.module
         snapshot = Snapshot(
             state=self._state,
@@ -126,12 +126,11 @@ class Trainer:
             best=self._best,
         )
         written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
-        best = self._state.best
         saved = CheckpointSaved(
             step=self._state.step,
             folder=str(written.folder.resolve()),
             digest=written.digest,
-            metrics=dict(best.validation.metrics) if best is not None else {},
+            metrics=dict(self._measured),
         )
         self._progress.checkpoint(saved)
         self._saved_s = self._clock.monotonic()
@@ -176,6 +175,8 @@ class Trainer:
         if measured or is_last or meter.is_due():
             data = {**meter.read(step, rate=self._rate(step - 1)), **measured}
             data["epoch"] = round(step / self.steps_per_epoch, 4)
+            losses = {k: v for k, v in data.items() if k == "train_loss"}
+            self._measured = {**self._measured, **losses, **measured}
             self._progress.metrics(_sentence(data), data)
 
     def _evaluate(self) -> dict[str, float]:

@@ -4,7 +4,8 @@ import torch
 
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.jobs import JobSpec, ModelTrained
-from purvey.contracts.recipe import parse_recipe
+from purvey.contracts.recipe import TrainConfig, parse_recipe
+from purvey.errors import InvalidValueError
 from purvey.worker.training_classifier import train_classifier
 from purvey.worker.training_language import train_language_model
 from purvey.worker.training_run import TrainingLink, TrainingRun
@@ -25,7 +26,23 @@ def run(spec: JobSpec, link: TrainingLink, *, clock: Clock = _CLOCK) -> ModelTra
         PurveyError: The recipe, the data or the base does not allow the run.
     """
     torch.set_num_threads(spec.num_threads)
-    training = TrainingRun(spec=spec, config=parse_recipe(spec.recipe), link=link, clock=clock)
+    config = parse_recipe(spec.recipe)
+    _refuse_unused(config)
+    training = TrainingRun(spec=spec, config=config, link=link, clock=clock)
     if training.config.task == "text-generation":
         return train_language_model(training)
     return train_classifier(training)
+
+
+def _refuse_unused(config: TrainConfig) -> None:
+    """Refuse what the run would pass over in silence."""
+    if config.model.base is not None and config.model.hyperparameters:
+        raise InvalidValueError(
+            "model.hyperparameters shape a new architecture; model.base has its own.",
+            param="recipe.model.hyperparameters",
+        )
+    if config.train.method == "lora" and config.task != "text-generation":
+        raise InvalidValueError(
+            f"train.method 'lora' adapts language models; {config.task} trains every weight.",
+            param="recipe.train.method",
+        )

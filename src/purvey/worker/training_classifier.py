@@ -99,7 +99,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
         measure=lambda logits, wanted: measure(logits, wanted, num_labels=len(manifest.labels)),
         seed=run.config.seed,
     )
-    state = run.train(learner)
+    state = run.train(learner, code_sha256=classifier.manifest.module_sha256)
     classifier = _calibrated(classifier, examples["validation"], targets["validation"])
     report = {}
     if len(examples["test"]):

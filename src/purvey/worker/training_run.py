@@ -131,8 +131,13 @@ class TrainingRun:
         """Return a generator for one purpose, derived from the recipe's seed."""
         return torch.Generator().manual_seed(derived_seed(self.config.seed, *purpose))
 
-    def train(self, learner: Learner) -> RunState:
+    def train(self, learner: Learner, *, code_sha256: str | None = None) -> RunState:
         """Run the loop; the learner's module then holds the best weights.
+
+        Args:
+            learner: What is trained.
+            code_sha256: Digest of the user's file that the module is built from, if any: a
+                checkpoint of another version of it is not resumed.
 
         Raises:
             JobInterrupted: The job was asked to stop, and has.
@@ -144,7 +149,7 @@ class TrainingRun:
             progress=self.link,
             clock=self.clock,
             checkpoints=self.work / "checkpoints",
-            run_digest=self.digest,
+            run_digest=f"{self.digest}-{code_sha256}" if code_sha256 else self.digest,
         )
         if self.spec.resume_from is not None:
             trainer.resume(Path(self.spec.resume_from))

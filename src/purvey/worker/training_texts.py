@@ -1,7 +1,7 @@
 """What a language model learns from: plain texts or conversations, as token rows by split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +88,14 @@ class Encoder:
     def packed(self, texts: Sequence[str]) -> list[TokenRow]:
         """Encode texts, joined into rows of equal length."""
         documents = (self._tokenizer.encode(text) for text in texts)
-        return pack(documents, end_id=self.end_id, row_tokens=self._max_tokens)
+        return self._pack(documents)
 
     def documents(self, texts: Sequence[str]) -> TokenRows:
         """Encode texts one by one; a row never crosses from one text to the next."""
         rows: list[TokenRow] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
-            ids = self._tokenizer.encode(text)
-            found = pack([ids], end_id=self.end_id, row_tokens=self._max_tokens)
+            found = self._pack([self._tokenizer.encode(text)])
             rows += found
             owners += [number] * len(found)
         return TokenRows(rows=rows, owners=owners, num_documents=len(texts))
@@ -116,6 +115,14 @@ class Encoder:
             else:
                 self.num_dropped += 1
         return rows
+
+    def _pack(self, documents: Iterable[Sequence[int]]) -> list[TokenRow]:
+        return pack(
+            documents,
+            end_id=self.end_id,
+            row_tokens=self._max_tokens,
+            begin_ids=self._tokenizer.prefix_ids,
+        )
 
 
 def _file_conversations(run: TrainingRun) -> dict[str, Sequence[Conversation]]:
