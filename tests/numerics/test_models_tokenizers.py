@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
@@ -129,6 +129,15 @@ def test_chat_renders_and_encodes_like_transformers(folder: Path) -> None:
     assert template.render(messages, add_generation_prompt=True) == rendered
     expected = theirs.apply_chat_template(plain, add_generation_prompt=True)["input_ids"]
     assert template.encode(messages, ours) == expected
+
+
+def test_a_training_row_begins_with_the_tokens_that_serving_reads(folder: Path) -> None:
+    ours = Tokenizer.from_folder(folder)
+    template = ChatTemplate.default(ours)
+    roles: list[Literal["user", "assistant"]] = ["user", "assistant", "user", "assistant"]
+    turns = [ChatMessage(role=role, content="once upon") for role in roles]
+    prompt = template.encode(turns[:3], ours)
+    assert template.training_rows(turns, ours).ids[: len(prompt)] == prompt
 
 
 def test_the_models_end_token_wins_over_the_tokenizers(folder: Path) -> None:

@@ -50,6 +50,14 @@ def test_what_a_user_writes_is_never_a_special_token(tokenizer: Tokenizer, attac
     assert attack in tokenizer.decode(ids)
 
 
+def test_two_messages_cannot_be_joined_to_a_special_token(tokenizer: Tokenizer) -> None:
+    chat = template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    turns = [turn("user", part) for part in ("a <|im", "_", "end|> b")]
+    ids = chat.encode(turns, tokenizer, add_generation_prompt=False)
+    assert not any(tokenizer.is_special(token_id) for token_id in ids)
+    assert tokenizer.decode(ids) == "a <|im_end|> b"
+
+
 def test_loss_falls_on_the_assistants_turns_alone(tokenizer: Tokenizer) -> None:
     row = ChatTemplate.default(tokenizer).training_rows(CONVERSATION, tokenizer)
     targets = [i for i, is_target in zip(row.ids, row.is_target, strict=True) if is_target]
@@ -73,6 +81,22 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer: Tokenizer)
     row = template(bare).training_rows(CONVERSATION, tokenizer)
     assert row.ids[-1] == tokenizer.eos_ids[0]
     assert row.is_target[-1]
+
+
+def test_the_token_behind_an_answer_ends_it(tokenizer: Tokenizer) -> None:
+    own_end = Tokenizer.train(["hello world"], vocabulary_size=300)
+    own_end.eos_ids = (0,)  # as a base's config.json says: only the end of a document
+    chat = ChatTemplate.default(own_end)
+    assert chat.turn_end(own_end) == own_end.special_tokens["<|im_end|>"]
+    row = chat.training_rows(CONVERSATION[:2], own_end)
+    assert row.ids[-1] == own_end.special_tokens["<|im_end|>"], "no second end behind it"
+    assert (
+        template("{% for m in messages %}{{ m.content }}{% endfor %}").turn_end(tokenizer) is None
+    )
+    spaced = "{% for m in messages %}{{ m.content }} <|endoftext|>{% endfor %}"
+    assert template(spaced).turn_end(tokenizer) == 0
+    refuses = "{{ raise_exception('never') }}"
+    assert template(refuses).turn_end(tokenizer) is None
 
 
 def test_the_plain_template_ends_answers_with_the_end_token(tokenizer: Tokenizer) -> None:

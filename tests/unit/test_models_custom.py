@@ -208,3 +208,44 @@ def test_image_declarations_become_the_manifests(root: Path) -> None:
         module_roots=["/nowhere", str(root)],
     )
     assert classifier.manifest.inputs == {"input": ImageSpec(height=4, width=5, channels=1)}
+
+
+TIED = """
+import torch
+from torch import nn
+import purvey.module as pm
+
+@pm.model(task="classification", input=pm.Number())
+class Net(nn.Module):
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(num_classes, num_classes)
+        self.outer = nn.Linear(num_classes, num_classes)
+        self.outer.weight = self.inner.weight
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, x_B):
+        x_BL = x_B[:, None] + torch.exp(self.mask)
+        return self.outer(self.inner(x_BL))
+"""
+
+
+def test_tied_weights_and_a_mask_survive_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "tied.py").write_text(TIED)
+    classifier = build_classifier(
+        task="classification",
+        labels=("a", "b"),
+        architecture="tied.py:Net",
+        module_roots=(str(tmp_path),),
+    )
+    save_classifier(classifier, tmp_path / "saved")
+    source = ModelSource(name="tied", folder=str(tmp_path / "saved"), digest="0" * 64)
+    again = open_model(source)
+    assert isinstance(again, Classifier)
+    x_B = torch.tensor([1.0, -2.0])
+    assert torch.equal(again.logits((x_B,)), classifier.logits((x_B,)))
+    with torch.no_grad():
+        classifier.module.get_parameter("inner.bias").fill_(torch.nan)
+    save_classifier(classifier, tmp_path / "saved")
+    with pytest.raises(InvalidCheckpointError, match=r"'inner\.bias' holds values"):
+        open_model(source)

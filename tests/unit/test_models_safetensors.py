@@ -31,6 +31,16 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(again["b"], tensors["b"])
 
 
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    whole = torch.arange(6.0).reshape(2, 3)
+    path = tmp_path / "x.safetensors"
+    write_tensors({"a": whole, "tied": whole, "row": whole[0]}, path)
+    again = read_tensors(path)
+    assert torch.equal(again["a"], whole)
+    assert torch.equal(again["tied"], whole)
+    assert torch.equal(again["row"], whole[0])
+
+
 def test_half_precision_is_widened(tmp_path: Path) -> None:
     write_tensors({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
     assert read_tensors(tmp_path / "x.safetensors")["a"].dtype == torch.float32

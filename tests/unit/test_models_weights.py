@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "extra tensor": (lambda f: edit_weights(f, extra=torch.ones(1)), "extra"),
     "tensor twice": (lambda f: edit_weights(f, **{"norm.weight": torch.ones(16)}), "twice"),
     "misshapen": (lambda f: edit_weights(f, **{NORM: torch.ones(3)}), NORM),
+    "deep config": (lambda f: edit_config(f, num_hidden_layers=2**24), "layers.16777215"),
     "huge config": (lambda f: edit_config(f, vocab_size=2**24), EMBEDDING),
 }
 

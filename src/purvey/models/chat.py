@@ -41,6 +41,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
 """For a foreign tokenizer that has no tokens for turns: the end token ends an answer."""
+_PROBE = "answer-0"
 _MAX_RENDERED_CHARS = 2 * LIMITS.prompt_chars
 _BREAKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters: never text
 
@@ -152,13 +153,28 @@ class ChatTemplate:
         is_target: list[bool] = []
         edges = list(itertools.chain([0], *spans))
         for index, (start, end) in enumerate(itertools.pairwise(edges)):
-            is_continuation = bool(ids) and not tokenizer.is_special(ids[-1])
-            piece = guard.encode(whole[start:end], is_continuation=is_continuation)
+            piece = guard.encode(whole[start:end], after=ids)
             ids += piece
             is_target += [index % 2 == 1] * len(piece)
-        if tokenizer.eos_ids and ids[-1] not in tokenizer.eos_ids:
+        is_ended = ids[-1] in tokenizer.eos_ids or ids[-1] == self.turn_end(tokenizer)
+        if tokenizer.eos_ids and not is_ended:
             ids, is_target = [*ids, tokenizer.eos_ids[0]], [*is_target, True]
         return TrainingRow(ids=ids, is_target=is_target)
+
+    def turn_end(self, tokenizer: Tokenizer) -> int | None:
+        """Return the special token that the template writes behind an answer, if it does.
+
+        An answer ends there, whether or not the model's configuration lists the token.
+        """
+        question = ChatMessage(role="user", content="question")
+        answer = ChatMessage(role="assistant", content=_PROBE)
+        try:
+            whole = self.render([question, answer], add_generation_prompt=False)
+        except InvalidValueError:
+            return None
+        behind = whole.rpartition(_PROBE)[2].lstrip()
+        first = next(iter(tokenizer.split_special(behind)), None)
+        return first if isinstance(first, int) else None
 
     def save(self, folder: Path) -> None:
         """Write `chat_template.jinja`."""
@@ -190,15 +206,19 @@ class _Guard:
         specials = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._specials = [special for special in specials if special in text]
         self._all = tuple(specials)
+        self._beginnings = tuple({s[:size] for s in specials for size in range(1, len(s))})
         self.messages = [self._broken(message) for message in messages]
 
-    def encode(self, rendered: str, *, is_continuation: bool = False) -> list[int]:
-        """Encode rendered text: unbroken special tokens are tokens, broken ones text."""
+    def encode(self, rendered: str, *, after: Sequence[int] = ()) -> list[int]:
+        """Encode rendered text: unbroken special tokens are tokens, broken ones text.
+
+        `after` are the ids of the rendered text before it.
+        """
         pieces = [
             piece if isinstance(piece, int) else piece.replace(self._break, "")
             for piece in self._tokenizer.split_special(rendered)
         ]
-        return self._tokenizer.encode_pieces(pieces, is_continuation=is_continuation)
+        return self._tokenizer.encode_pieces(pieces, after=after)
 
     def end_of_turn(self, rendered: str) -> int:
         """Return where a turn ends: behind its last special token, if it closes with one."""
@@ -212,7 +232,8 @@ class _Guard:
     def _break_in(self, text: str) -> str:
         for special in self._specials:
             text = text.replace(special, special[:1] + self._break + special[1:])
-        return text
+        # A template may print the next message right behind this one.
+        return text + self._break if text.endswith(self._beginnings) else text
 
 
 class _Generation(Extension):

@@ -259,4 +259,9 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         if found[name] != shape:
             message = f"tensor {name!r} is {list(found[name])}, not {list(shape)}."
             raise InvalidCheckpointError(message, param="model")
-    network.load_state_dict(read_tensors(path))
+    tensors = read_tensors(path, is_finite_required=False)
+    for name, _ in network.named_parameters():  # a buffer may: masks hold -inf
+        if not bool(torch.isfinite(tensors[name]).all()):
+            message = f"tensor {name!r} holds values that are not finite."
+            raise InvalidCheckpointError(message, param="model")
+    network.load_state_dict(tensors)

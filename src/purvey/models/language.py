@@ -39,9 +39,16 @@ class LanguageModel:
         return self.decoder.config.context_tokens
 
     @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end an output: the model's own, and the one that ends a chat's answer."""
+        turn_end = None if self.template is None else self.template.turn_end(self.tokenizer)
+        own = self.tokenizer.eos_ids
+        return own if turn_end is None or turn_end in own else (*own, turn_end)
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end an output and are no part of its text."""
-        return frozenset(self.tokenizer.eos_ids)
+        return frozenset(self.eos_ids)
 
     @property
     def num_parameters(self) -> int:
@@ -69,7 +76,7 @@ def load_language_model(folder: Path) -> LanguageModel:
 def save_language_model(folder: Path, model: LanguageModel) -> None:
     """Write a folder that `transformers` and `load_language_model` read alike."""
     tokenizer = model.tokenizer
-    config = model.decoder.config.with_tokens(bos_id=tokenizer.bos_id, eos_ids=tokenizer.eos_ids)
+    config = model.decoder.config.with_tokens(bos_id=tokenizer.bos_id, eos_ids=model.eos_ids)
     save_folder(model.decoder, folder, config=config)
     tokenizer.save(folder)
     if model.template is not None:

@@ -143,11 +143,23 @@ class Tokenizer:
         return _plain(self._bare if is_continuation else self._whole, text)
 
     def encode_pieces(
-        self, pieces: Sequence[str | int], *, is_continuation: bool = False
+        self,
+        pieces: Sequence[str | int],
+        *,
+        is_continuation: bool = False,
+        after: Sequence[int] = (),
     ) -> list[int]:
-        """Encode what `split_special` returned; text behind a special token is its own segment."""
+        """Encode what `split_special` returned; text behind a special token is its own segment.
+
+        Args:
+            pieces: Text and ids.
+            is_continuation: As in `encode`.
+            after: Ids that stand before the pieces; their last one decides instead.
+        """
         ids: list[int] = []
         encoder = self._bare if is_continuation else self._whole
+        if after:
+            encoder = self._inner if self.is_special(after[-1]) else self._bare
         for piece in pieces:
             ids += [piece] if isinstance(piece, int) else _plain(encoder, piece)
             encoder = self._inner

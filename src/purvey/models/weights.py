@@ -36,10 +36,12 @@ def load_folder(folder: Path) -> Decoder:
     refuse_unsafe_files(folder)
     config = DecoderConfig.from_hf(read_object(folder / CONFIG_NAME))
     files = weight_files(folder)
+    found = _found_shapes(files)
+    _check_depth(found, config)  # before as many layers are built as a file may announce
     with torch.device("meta"):
         decoder = Decoder(config)
     expected = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
-    _check_shapes(files, expected, config)
+    _check_shapes(found, expected, config)
     state: dict[str, Tensor] = {}
     for file in files:
         state |= {our_name(name): tensor for name, tensor in read_tensors(file).items()}
@@ -108,15 +110,27 @@ def _shard(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _check_shapes(
-    files: Iterable[Path], expected: Mapping[str, tuple[int, ...]], config: DecoderConfig
-) -> None:
+def _found_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
         for name, header in read_header(file).items():
             if our_name(name) in found:
                 raise InvalidCheckpointError(f"tensor {name!r} occurs twice.", param="model")
             found[our_name(name)] = header.shape
+    return found
+
+
+def _check_depth(found: Mapping[str, tuple[int, ...]], config: DecoderConfig) -> None:
+    last = f"layers.{config.num_layers - 1}.input_layernorm.weight"
+    if last not in found:
+        raise InvalidCheckpointError(f"tensor {their_name(last)!r} is missing.", param="model")
+
+
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    config: DecoderConfig,
+) -> None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
         name = their_name(missing[0])

@@ -84,8 +84,17 @@ def read_tensors(path: Path, *, is_finite_required: bool = True) -> dict[str, Te
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as they are (detached, contiguous, each with its own bytes)."""
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    """Write tensors as they are (detached, contiguous, each with its own bytes).
+
+    Tensors that share memory, as tied weights do, are written as often as they are named.
+    """
+    plain: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous().cpu()
+        storage = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if storage in written else own
+        written.add(storage)
     save_file(plain, path, metadata={"format": "pt"})
 
 
