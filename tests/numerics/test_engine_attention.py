@@ -1,4 +1,4 @@
-"""The engine's paged attention against the slow reference: grouped heads, scattered blocks, tiles."""
+"""The engine's paged attention against the reference: grouped heads, scattered blocks, tiles."""
 
 from typing import Any
 

@@ -33,14 +33,17 @@ class FrozenDecoder:
     Args:
         decoder: The weights. They are copied into packed form and emptied in the decoder one
             by one, so that a model is never in memory twice; it cannot be used afterwards.
+        max_positions: Longest sequence that will ever be computed, when that is less than the
+            context: the table of angles is no longer.
     """
 
     @torch.inference_mode()
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, max_positions: int | None = None) -> None:
         config = decoder.config
         self.config = config
         self.num_bytes = _BYTES_PER_FLOAT * _num_floats(decoder)
-        positions_C = torch.arange(config.context_tokens)
+        context = config.context_tokens
+        positions_C = torch.arange(min(context, max_positions or context))
         self._cos_C1H, self._sin_C1H = angles(positions_C, decoder.rope_frequencies_F)
         self._embedding_VD = decoder.embed_tokens.weight.detach().float()
         head = decoder.lm_head

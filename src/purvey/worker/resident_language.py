@@ -20,7 +20,7 @@ from purvey.engine.core import Core
 from purvey.engine.door import Door
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.greedy_text import GreedyWriter
-from purvey.engine.kv_cache import KVCache, blocks_in
+from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, blocks_in
 from purvey.engine.runner import Runner
 from purvey.engine.score import Pair, Scorer
 from purvey.errors import MethodUnsupportedError, PurveyError
@@ -44,8 +44,9 @@ class ResidentLanguage:
     def __init__(self, model: LanguageModel, *, kv_cache_bytes: int, max_batch_tokens: int) -> None:
         config = model.decoder.config
         num_parameters = model.num_parameters
-        decoder = FrozenDecoder(model.decoder)
-        cache = KVCache(config, num_blocks=blocks_in(kv_cache_bytes, config))
+        num_blocks = blocks_in(kv_cache_bytes, config)
+        decoder = FrozenDecoder(model.decoder, max_positions=num_blocks * BLOCK_TOKENS)
+        cache = KVCache(config, num_blocks=num_blocks)
         self._core = Core(Runner(decoder, cache), max_batch_tokens=max_batch_tokens)
         self._tokenizer = model.tokenizer
         self._door = Door(
