@@ -88,7 +88,6 @@ def test_columns_overrule_inference(folder: Path) -> None:
     ("name", "content", "kind"),
     [
         ("missing.csv", None, InvalidFileError),
-        ("notes.docx", "x", InvalidFileError),
         ("broken.toml", "task = ", InvalidValueError),
         ("odd.toml", "data = 3", InvalidValueError),
         ("empty.toml", 'task = "text-classification"', InvalidValueError),

@@ -10,7 +10,6 @@ from typing import Any
 from purvey.contracts.recipe import parse_recipe_toml
 from purvey.errors import InvalidFileError, InvalidValueError
 
-DATA_ENDINGS = {".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", ".zip"}
 Values = dict[str, Any]  # JSON values of a recipe
 
 
@@ -35,13 +34,14 @@ def read_plan(
     """Join recipe file, module file, data files and flags.
 
     Args:
-        sources: Files, told apart by their endings.
+        sources: Files: a recipe ends in `.toml`, a module in `.py`, all others are data, whose
+            format the server finds.
         settings: `field=value` pairs over the recipe; values are TOML, or plain words.
         columns: `name=kind,...` over what would be inferred.
         flags: Recipe values (maybe nested) that flags name; None means not given.
 
     Raises:
-        InvalidFileError: A file is missing or of an unknown kind.
+        InvalidFileError: A file is missing, or the module declares no model.
         InvalidValueError: A recipe, setting or column list that cannot be read.
     """
     plan = Plan()
@@ -51,11 +51,8 @@ def read_plan(
             _take_recipe(plan, source)
         elif source.suffix == ".py":
             _put(plan.recipe, "model.architecture", f"{source.resolve()}:{_declared_class(source)}")
-        elif source.suffix.lower() in DATA_ENDINGS:
-            plan.data.append(source)
         else:
-            known = ", ".join([".toml", ".py", *sorted(DATA_ENDINGS)])
-            raise InvalidFileError(f"{source.name!r} ends in none of {known}.", param="source")
+            plan.data.append(source)
     for name, value in flags.items():
         if value is not None:
             _put(plan.recipe, name, value)
