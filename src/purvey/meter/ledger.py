@@ -1,5 +1,7 @@
 """The meter: every answered request, finished job and explanation leaves one ledger row."""
 
+import asyncio
+
 from sqlalchemy import Connection
 
 from purvey.contracts.clock import Clock
@@ -25,12 +27,23 @@ class Meter:
     async def record(self, usage: UsageRecord) -> None:
         """Return once the row is on disk; the same attempt of a request counts once.
 
+        A caller that is cancelled meanwhile stops waiting only when the row is on disk: a
+        client that leaves at the last moment has had its answer.
+
         Raises:
             InsufficientStorageError: The disk is full; the row is not stored.
             StorageUnavailableError: The database refused; the row is not stored.
         """
         started = self._clock.monotonic()
-        await self._database.write(lambda conn: ledger.append(conn, usage))
+        writing = asyncio.ensure_future(
+            self._database.write(lambda conn: ledger.append(conn, usage))
+        )
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            writing.result()  # a row that is not stored is told, rather than the cancellation
+            raise
         metrics.METER_SECONDS.observe(self._clock.monotonic() - started)
 
     async def summary(

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,20 @@ async def test_sums_are_the_projects_own(meter: Meter) -> None:
     assert [total.group for total in await meter.summary("proj_a", by="day")] == ["1970-01-01"]
     assert await meter.summary("proj_a", since=11.0, by="kind") == []
     assert await meter.summary("proj_a", until=10.0, by="kind") == []
+
+
+async def test_a_caller_that_is_cancelled_while_the_store_is_busy_leaves_its_row(
+    meter: Meter, database: Database
+) -> None:
+    is_free = threading.Event()
+    holding = asyncio.create_task(database.write(lambda _: is_free.wait()))
+    recording = asyncio.create_task(meter.record(usage(1)))
+    await asyncio.sleep(0)
+    recording.cancel()
+    await asyncio.sleep(0)
+    is_free.set()
+    await holding
+    with pytest.raises(asyncio.CancelledError):
+        await recording
+    (total,) = await meter.summary("proj_a", by="model")
+    assert total.requests == 1
