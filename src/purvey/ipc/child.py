@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 Mode = Literal["engine", "job"]
 M = TypeVar("M")
 _CHUNK_BYTES = 2**16
+OUTPUT_GRACE_S = 5.0
+"""How long what an ended child printed is waited for: a process that left its group may hold
+the pipe for ever."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -73,8 +76,16 @@ async def spawn(
         except OSError as error:
             ours.close()
             raise WorkerCrashedError(f"no {mode} process could start: {error.strerror}") from error
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
-    return Child(process, reader, writer, incoming=incoming)
+    writer: asyncio.StreamWriter | None = None
+    try:
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return Child(process, reader, writer, incoming=incoming)
+    except BaseException as error:
+        _discard(process)  # or it would run with nobody to end it
+        (writer or ours).close()
+        if isinstance(error, OSError):
+            raise WorkerCrashedError(f"no {mode} process could be watched") from error
+        raise
 
 
 def _start(
@@ -91,6 +102,13 @@ def _start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def _discard(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 class Child(Generic[M]):
@@ -147,7 +165,9 @@ class Child(Generic[M]):
         Frames that were sent before the end can still be read from `messages()`.
         """
         status = await asyncio.shield(self._ended)
-        await asyncio.shield(self._output)
+        _, unfinished = await asyncio.wait({self._output}, timeout=OUTPUT_GRACE_S)
+        for output in unfinished:
+            output.cancel()
         return status
 
     def kill(self) -> None:

@@ -1,6 +1,7 @@
 """What a worker prints: its own log lines pass as they are, anything else becomes an event."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -40,10 +41,20 @@ async def forward_output(process: "subprocess.Popen[bytes]") -> None:
 def _forward_line(line: bytes, pid: int) -> None:
     text = line.decode(errors="replace").strip()
     event = _log_event(text)
+    if event is not None and not _is_wanted(event):
+        return
     if event is not None:
-        sys.stderr.write(json.dumps(event) + "\n")  # ASCII again, whatever the child wrote
+        with contextlib.suppress(OSError, ValueError):  # nobody reads our log any more
+            sys.stderr.write(json.dumps(event) + "\n")  # ASCII again, whatever the child wrote
     elif text:
         logger.warning("worker.printed", extra={"pid": pid, "text": text[:_LINE_CHARS]})
+
+
+def _is_wanted(event: dict[str, object]) -> bool:
+    """Tell whether the server itself would log at the level of a child's event."""
+    levels = logging.getLevelNamesMapping()
+    level = levels.get(str(event.get("level", "")).upper(), logging.CRITICAL)
+    return logging.getLogger("purvey").isEnabledFor(level)
 
 
 def _log_event(text: str) -> dict[str, object] | None:

@@ -1,6 +1,7 @@
 """Real child processes: frames, output, ends, environment."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from purvey.contracts.jobs import FromWorker, JobEvent, StopJob
 from purvey.errors import InternalError, WorkerCrashedError
+from purvey.ipc import child as child_module
 from purvey.ipc.child import Child, spawn, thread_limits, worker_command
 
 BEGIN = """
@@ -113,6 +115,20 @@ link.send(JobEvent(message="", data={"env": dict(os.environ), "cwd": os.getcwd()
     assert [name.split(":")[0] for name in data["fds"]] == ["socket"]
 
 
+async def test_a_childs_events_below_the_servers_level_are_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prints = """
+print(json.dumps({"level": "info", "event": "engine.ready"}))
+print(json.dumps({"level": "error", "event": "engine.broke"}))
+"""
+    with caplog.at_level(logging.ERROR, "purvey"):
+        child = await start(BEGIN + prints, tmp_path)
+        await child.wait()
+        child.hang_up()
+    assert json.loads(capfd.readouterr().err)["event"] == "engine.broke"
+
+
 async def test_what_a_child_prints_is_logged_and_its_log_lines_pass(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +163,57 @@ link.receive()
     child.hang_up()
     await asyncio.to_thread(psutil.wait_procs, [grandchild], timeout=30)
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_process_that_left_the_group_does_not_keep_its_end_from_being_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_module, "OUTPUT_GRACE_S", 0.1)
+    spawns = """
+inner = subprocess.Popen(
+    [sys.executable, "-c", "import threading; threading.Event().wait()"], start_new_session=True
+)
+link.send(JobEvent(message=str(inner.pid)))
+"""
+    child = await start(BEGIN + spawns, tmp_path)
+    first = await anext(child.messages())
+    assert isinstance(first, JobEvent)
+    grandchild = psutil.Process(int(first.message))
+    try:
+        async with asyncio.timeout(10):
+            assert await child.wait() == 0
+    finally:
+        grandchild.kill()
+    child.hang_up()
+
+
+async def test_a_child_outlives_no_log_that_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys.stderr, "write", refuse)
+    prints = """
+for _ in range(10_000):
+    print(json.dumps({"event": "job.told"}))
+link.send(JobEvent(message="done"))
+"""
+    child = await start(BEGIN + prints, tmp_path)
+    assert (await only_event(child)).message == "done"
+    assert await child.wait() == 0
+
+
+async def test_a_child_that_cannot_be_watched_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(WorkerCrashedError, match="could be watched"):
+        await start(ECHO, tmp_path)
+    assert psutil.Process().children() == []
 
 
 async def test_a_program_that_is_not_there_is_an_error_without_its_path(tmp_path: Path) -> None:
