@@ -9,6 +9,7 @@ import pytest
 
 from purvey.contracts.engine import ImageInput, NumberInput, TextInput
 from purvey.contracts.model import ImageSpec, NumberSpec, TextSpec
+from purvey.server.native import inputs
 from purvey.testing.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -89,6 +90,28 @@ def test_rows_and_images_are_metered(
     after = usage_by_kind()["classify"]
     grown = [after[unit] - before[unit] for unit in ("rows", "images", "requests")]
     assert grown == [3, 3, 1]
+
+
+def test_images_of_many_files_are_read_and_classified_a_few_at_a_time(
+    http: httpx2.Client,
+    digits: str,
+    engine_of: Callable[[str], ScriptedEngine],
+    usage_by_kind: Callable[[], dict[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "BATCH_BYTES", 2 * len(PNG))
+    http.post("/v1/classify", json={"model": digits, "input": {"image": DATA_URL}})
+    engine, before = engine_of(digits), usage_by_kind()["classify"]
+    arrived = len(engine.requests)
+    file = http.post("/v1/files", files={"file": PNG}, data={"purpose": "vision"}).json()
+    body = {"model": digits, "inputs": [{"image": file["id"]}] * 5}
+    answer = http.post("/v1/classify", json=body).json()
+    assert len(answer["results"]) == answer["usage"]["inputs"] == 5
+    requests: Any = engine.requests[arrived:]
+    assert [len(request.inputs) for request in requests] == [2, 2, 1]
+    after = usage_by_kind()["classify"]
+    grown = [after[unit] - before[unit] for unit in ("rows", "images", "requests")]
+    assert grown == [5, 5, 1]
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str, str]] = {

@@ -10,6 +10,7 @@ from openai import OpenAI
 from openai.types import Decision
 
 from purvey.contracts.model import ImageSpec
+from purvey.server.openai import likelihood
 from purvey.testing.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -124,6 +125,23 @@ def test_a_language_model_weighs_a_predicate_and_a_score(sdk: OpenAI, echo: str)
     assert 0 < first.probability < 1
     assert second.type == "score"
     assert 0 <= second.score <= 1
+
+
+def test_a_long_input_with_many_choices_goes_to_the_engine_in_parts(
+    http: httpx2.Client,
+    echo: str,
+    engine_of: Callable[[str], ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = {"model": echo, "input": "abc", "questions": [choice(*"abcdefg")]}
+    whole = http.post("/v1/decisions", json=body).json()
+    arrived = len(engine_of(echo).requests)
+    monkeypatch.setattr(likelihood, "MESSAGE_CHARS", 40)
+    parts = http.post("/v1/decisions", json=body).json()
+    assert parts == whole
+    requests: Any = engine_of(echo).requests[arrived:]
+    assert len(requests) > 1
+    assert sum(len(request.pairs) for request in requests) == 7
 
 
 def test_tokens_of_a_language_model_are_metered(sdk: OpenAI, echo: str) -> None:

@@ -81,14 +81,16 @@ def test_tokens_before_a_failure_are_metered(
 
 
 @contextmanager
-def _request(api: "RunningServer", body: dict[str, object]) -> Iterator[socket.socket]:
+def _request(
+    api: "RunningServer", body: dict[str, object], path: str = "/v1/chat/completions"
+) -> Iterator[socket.socket]:
     host, port = api.base_url.removeprefix("http://").split(":")
     raw = json.dumps(body).encode()
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
+            b"POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
             b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s"
-            % (host.encode(), api.admin_key.encode(), len(raw), raw)
+            % (path.encode(), host.encode(), api.admin_key.encode(), len(raw), raw)
         )
         yield connection
 
@@ -110,15 +112,53 @@ def test_a_client_that_leaves_cancels_its_request_and_is_metered(
     wait_until(lambda: usage_by_kind()["chat"]["requests"] == before + 1)
 
 
+QUESTION = {"type": "choice", "instructions": "?", "choices": [{"value": "spam"}, {"value": "ham"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "asked"),
+    [
+        ("/v1/classify", "classify", {"input": "spam"}),
+        ("/v1/decisions", "decision", {"input": "spam", "questions": [QUESTION]}),
+    ],
+)
+def test_a_client_that_leaves_before_an_answer_frees_the_engine_and_is_metered(
+    api: "RunningServer",
+    http: httpx2.Client,
+    spam: str,
+    engine_of: Callable[[str], ScriptedEngine],
+    usage_by_kind: Callable[[], dict[str, dict[str, Any]]],
+    path: str,
+    kind: str,
+    asked: dict[str, object],
+) -> None:
+    body = {"model": spam} | asked
+    http.post(path, json=body).raise_for_status()
+    engine, before = engine_of(spam), usage_by_kind()[kind]["requests"]
+    cancelled = len(engine.cancelled)
+    engine.gate.close()
+    try:
+        with _request(api, body, path):
+            wait_until(lambda: engine.stats.running == 1)
+        wait_until(lambda: engine.stats.running == 0)
+    finally:
+        engine.gate.open()
+    assert len(engine.cancelled) == cancelled + 1
+    wait_until(lambda: usage_by_kind()[kind]["requests"] == before + 1)
+
+
 def test_a_client_that_leaves_in_mid_stream_frees_the_engine(
     api: "RunningServer", echo: str, engine: ScriptedEngine
 ) -> None:
     cancelled = len(engine.cancelled)
     long = [{"role": "user", "content": "x" * 500}]
     body = {"model": echo, "messages": long, "stream": True, "max_tokens": 400}
+    engine.gate.close()
     with _request(api, body) as connection:
+        wait_until(lambda: engine.gate.num_waiting == 1)
+        engine.gate.open()
+        engine.gate.close()  # the step that waited begins the answer; the next one waits
         assert connection.recv(64).startswith(b"HTTP/1.1 200")
-        engine.gate.close()
     wait_until(lambda: engine.stats.running == 0)
     assert len(engine.cancelled) == cancelled + 1
 

@@ -5,7 +5,6 @@ renormalised. A language model answers by the likelihood of each possible answer
 """
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,6 @@ from purvey.contracts.engine import (
     ImageInput,
     NamedInputs,
     Prompt,
-    Score,
     TextInput,
     TextPrompt,
 )
@@ -28,10 +26,12 @@ from purvey.contracts.model import ImageSpec, TextSpec
 from purvey.errors import InvalidValueError, MethodUnsupportedError, UnsupportedValueError
 from purvey.server.metering import Tally, metered
 from purvey.server.native.classify import ask
+from purvey.server.openai.likelihood import likelihoods
 from purvey.server.pictures import picture
 from purvey.server.policy import Call, Caller
+from purvey.server.presence import while_present
 from purvey.server.routing import Routes
-from purvey.server.validation import Body
+from purvey.server.validation import FIRST_PROBLEM, Body
 
 routes = Routes(tag="Decisions")
 IGNORED = "Accepted and ignored."
@@ -44,11 +44,14 @@ class InputPart(Body):
     type: Literal["input_text", "input_image", "input_json", "output_text"]
     text: str | None = None
     image_url: str | None = Field(None, description="A base64 data URL or a file id.")
-    data: dict[str, Any] | list[dict[str, Any]] | None = Field(
+    data: dict[str, Any] | Annotated[list[dict[str, Any]], FIRST_PROBLEM] | None = Field(
         None, description="JSON, read as text."
     )
     detail: str | None = Field(None, description=IGNORED)
     prompt_cache_breakpoint: object = Field(None, description=IGNORED)
+
+
+Parts = Annotated[list[InputPart], FIRST_PROBLEM]
 
 
 class InputMessage(Body):
@@ -56,7 +59,7 @@ class InputMessage(Body):
 
     type: Literal["message"] | None = None
     role: Literal["user", "developer", "system", "assistant"]
-    content: str | list[InputPart]
+    content: str | Parts
 
 
 class Choice(Body):
@@ -77,7 +80,7 @@ class Question(Body):
     """A predicate, a choice or a score."""
 
     type: Literal["predicate", "choice", "score"]
-    instructions: str | list[InputPart]
+    instructions: str | Parts
     name: Annotated[str, Field(max_length=256)] | None = None
     choices: Annotated[list[Choice], Field(min_length=2, max_length=LIMITS.choices)] | None = None
     levels: Annotated[list[Level], Field(min_length=2, max_length=LIMITS.choices)] | None = None
@@ -152,6 +155,10 @@ async def create(call: Caller, body: DecisionRequest) -> Decision:
     """
     for number, question in enumerate(body.questions):
         _check_question(question, f"questions.{number}")
+    return await while_present(call.request, _decided(call, body))
+
+
+async def _decided(call: Call, body: DecisionRequest) -> Decision:
     async with (
         call.services.engines.use(call.project_id, body.model) as (record, engine),
         metered(call, kind="decision", model=record.name) as tally,
@@ -187,12 +194,11 @@ async def _by_likelihood(
     text, answers = _plain_text(body), []
     for number, question in enumerate(body.questions):
         values = ["yes", "no"] if question.type == "predicate" else _values(question)
+        outputs = [_spoken(engine, str(value)) for value in values]
         prompt = _prompt(engine, text, question)
-        pairs = tuple((prompt, TextPrompt(text=_spoken(engine, str(v)))) for v in values)
-        request_id = f"{call.request_id}-{number}"
-        scored = await engine.score(Score(request_id=request_id, pairs=pairs))
-        tally.input_tokens += scored.prompt_tokens
-        p = _softmax([sum(tokens) for tokens in scored.logprobs])
+        p = await likelihoods(
+            engine, prompt, outputs, request_id=f"{call.request_id}-{number}", tally=tally
+        )
         answers.append(_answer(question, p[:1] if question.type == "predicate" else p))
     return answers
 
@@ -320,12 +326,6 @@ def _prompt(engine: EngineClient, text: str, question: Question) -> Prompt:
 
 def _spoken(engine: EngineClient, value: str) -> str:
     return value if engine.model.has_chat_template else f" {value}"
-
-
-def _softmax(values: Sequence[float]) -> list[float]:
-    highest = max(values)
-    weights = [math.exp(value - highest) for value in values]
-    return [weight / sum(weights) for weight in weights]
 
 
 def _renormalised(p: Sequence[float]) -> list[float]:
