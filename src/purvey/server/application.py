@@ -73,6 +73,8 @@ class Api(FastAPI):
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             document["components"]["schemas"] = {**error_schemas(), **schemas}
+            for route in (route for resource in RESOURCES for route in resource):
+                route.describe(document)
             self.openapi_schema = document
         return self.openapi_schema
 

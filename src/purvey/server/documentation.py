@@ -3,10 +3,12 @@
 from typing import Any
 
 from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
 from purvey.server.problems import ErrorEnvelope
 
+JSON = "application/json"
 _REFUSALS: dict[int, tuple[str, str, str]] = {
     400: ("The request cannot be accepted.", "invalid_request_error", "invalid_value"),
     401: ("No valid API key.", "invalid_request_error", "invalid_api_key"),
@@ -41,7 +43,7 @@ def responses_of(
     """Describe every answer of an operation: its success by example, its refusals by shape."""
     shown = _PUBLIC_REFUSALS if is_public else tuple(_REFUSALS)
     found: dict[int | str, dict[str, Any]] = {code: _refusal(code) for code in shown}
-    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+    content = {JSON: {"schema": _ERROR_SCHEMA}}
     found["default"] = {"description": "Any other refusal.", "content": content}
     if example is not None:
         found[status] = {"content": {media: {"example": example}}}
@@ -49,8 +51,25 @@ def responses_of(
 
 
 def response_type(media: str) -> type[Response]:
-    """Return what tells FastAPI the content type of a success."""
+    """Return what tells FastAPI the content type of a success, and that JSON has a schema."""
+    if media == JSON:
+        return JSONResponse
     return type("Documented", (Response,), {"media_type": media})
+
+
+def another_success(description: str, example: object, *, schema: str) -> dict[str, Any]:
+    """Describe a second kind of success, for the `extra` of a route.
+
+    Args:
+        description: When it comes.
+        example: Such an answer.
+        schema: Name of its type.
+    """
+    reference = {"$ref": _SCHEMAS.format(model=schema)}
+    return {
+        "description": description,
+        "content": {JSON: {"schema": reference, "example": example}},
+    }
 
 
 def error_schemas() -> dict[str, Any]:
@@ -63,5 +82,5 @@ def error_schemas() -> dict[str, Any]:
 def _refusal(status: int) -> dict[str, Any]:
     description, kind, code = _REFUSALS[status]
     body = {"message": description, "type": kind, "param": None, "code": code}
-    content = {"application/json": {"schema": _ERROR_SCHEMA, "example": {"error": body}}}
+    content = {JSON: {"schema": _ERROR_SCHEMA, "example": {"error": body}}}
     return {"description": description, "content": content}

@@ -20,6 +20,7 @@ from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ExplanationRecord
 from purvey.errors import ConflictError, InvalidValueError, NotFoundError
 from purvey.server.answers import as_json
+from purvey.server.documentation import another_success
 from purvey.server.native.explaining import Explainer
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -101,7 +102,9 @@ class ExplanationBody(Body):
     budget: Budget = Budget()
     faithfulness: Faithfulness = Faithfulness()
     include: list[Literal["curves", "heatmap_png"]] = Field(
-        ["heatmap_png"], description="`heatmap_png` draws images; curves are always there."
+        ["heatmap_png"],
+        fail_fast=True,
+        description="`heatmap_png` draws images; curves are always there.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -159,6 +162,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     "usage": {"forwards": 300, "compute_ms": 200.0},
     "error": None,
 }
+UNFINISHED = EXAMPLE | {"status": "in_progress", "units": [], "faithfulness": None}
 
 
 @routes.add(
@@ -167,7 +171,13 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     scope="explanations:write",
     returns=Explanation,
     example=EXAMPLE,
-    extra={"responses": {"202": {"description": "Still in progress; fetch it by its id."}}},
+    extra={
+        "responses": {
+            "202": another_success(
+                "Still in progress; fetch it by its id.", UNFINISHED, schema="Explanation"
+            )
+        }
+    },
 )
 async def create(call: Caller, body: ExplanationBody) -> Response:
     """Explain an output: 200 with the result, or 202 when it takes longer than `max_ms`."""
