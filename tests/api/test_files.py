@@ -1,5 +1,7 @@
 """Files through the official client, and uploads that are refused."""
 
+import errno
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,7 @@ import httpx2
 import pytest
 from openai import NotFoundError, OpenAI
 from openai.types import FileDeleted, FileObject
+from starlette.datastructures import UploadFile
 
 from purvey.contracts.limits import LIMITS
 from purvey.server import uploads
@@ -98,14 +101,21 @@ def test_a_range_gets_the_whole_file(http: httpx2.Client, wanted: str) -> None:
 
 
 def test_bytes_that_are_gone_are_said_to_be(
-    api: "RunningServer", http: httpx2.Client, refused: "Refusal"
+    api: "RunningServer", http: httpx2.Client, echo: str, spam: str, refused: "Refusal"
 ) -> None:
-    made = http.post("/v1/files", files={"file": ("a", b"lost 0815")}, data=DATA).json()
+    data = {"purpose": "fine-tune"}
+    made = http.post("/v1/files", files={"file": ("a", b"lost 0815")}, data=data).json()
     blobs = (path for path in (api.data_dir / "blobs").rglob("*") if path.is_file())
     Path(next(p for p in blobs if p.read_bytes() == b"lost 0815")).unlink()
     answer = http.get(f"/v1/files/{made['id']}/content")
     refused(answer, 409, "integrity_error")
     assert answer.headers["x-should-retry"] == "false"
+    tuning = {"model": echo, "training_file": made["id"]}
+    answer = http.post("/v1/fine_tuning/jobs", json=tuning)
+    refused(answer, 409, "integrity_error", "training_file")
+    explained = {"model": spam, "input": {"image": made["id"]}}
+    answer = http.post("/v1/explanations", json=explained)
+    refused(answer, 409, "integrity_error", "input.image")
 
 
 UPLOADS: dict[str, tuple[dict[str, Any], str | None]] = {
@@ -154,6 +164,47 @@ def test_multipart_that_is_malformed(http: httpx2.Client, body: bytes) -> None:
 def test_multipart_without_a_boundary(http: httpx2.Client, refused: "Refusal") -> None:
     headers = {"content-type": "multipart/form-data"}
     refused(http.post("/v1/files", content=b"x", headers=headers), 400, "invalid_value")
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-7", "unicode_escape", "latin-1"])
+def test_a_multipart_body_is_utf_8(http: httpx2.Client, refused: "Refusal", charset: str) -> None:
+    body = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="+2AA-"\r\n\r\n'
+        b"x\r\n--b--\r\n"
+    )
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    answer = http.post("/v1/files", content=body, headers=headers)
+    refused(answer, 415, "unsupported_media_type")
+    headers = {"content-type": 'multipart/form-data; boundary=b; charset="UTF-8"'}
+    assert http.post("/v1/files", content=body, headers=headers).status_code == 200
+
+
+def test_a_disk_that_is_full_while_an_upload_is_spooled(
+    http: httpx2.Client, refused: "Refusal", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_file: UploadFile, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(UploadFile, "write", refuse)
+    answer = http.post("/v1/files", files={"file": b"x"}, data=DATA)
+    refused(answer, 507, "insufficient_storage")
+
+
+def test_an_upload_that_stalls_is_given_up(
+    api: "RunningServer", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "IDLE_TIMEOUT_S", 0.05)
+    host, port = api.base_url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {api.admin_key}\r\n"
+        "content-type: multipart/form-data; boundary=b\r\ncontent-length: 1000\r\n\r\n--b\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(4_096), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_read_timeout" in answer
 
 
 def test_json_does_not_reach_the_upload(http: httpx2.Client, refused: "Refusal") -> None:

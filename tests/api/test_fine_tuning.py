@@ -248,6 +248,28 @@ def test_a_recipe_that_is_refused_is_refused_by_field_before_anything_starts(
     assert len(api.jobs.launched) == launched
 
 
+SECTIONS: dict[str, tuple[object, str]] = {
+    "no section": (5, "recipe.optimizer"),
+    "null": (None, "recipe.optimizer"),
+    "a text for a number": ({"learning_rate": "fast"}, "recipe.optimizer.learning_rate"),
+    "a list for a number": ({"learning_rate": [1]}, "recipe.optimizer.learning_rate"),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_multiplier_of_a_rate_that_is_none_is_refused_by_field(
+    http: httpx2.Client, echo: str, training_file: str, refused: "Refusal", name: str
+) -> None:
+    optimizer, param = SECTIONS[name]
+    body = {
+        "model": echo,
+        "training_file": training_file,
+        "hyperparameters": {"learning_rate_multiplier": 2.0},
+        "recipe": {"optimizer": optimizer},
+    }
+    refused(http.post("/v1/fine_tuning/jobs", json=body), 400, "invalid_value", param)
+
+
 REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "dpo": ({"method": {"type": "dpo"}}, "unsupported_value", "method.type"),
     "reinforcement": ({"method": {"type": "reinforcement"}}, "unsupported_value", "method.type"),

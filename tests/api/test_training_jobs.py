@@ -280,3 +280,15 @@ def test_the_two_resources_do_not_show_each_others_jobs(
     refused(http.get(f"/v1/fine_tuning/jobs/{made['id']}"), 404, "not_found", "job_id")
     listed = http.get("/v1/fine_tuning/jobs", params={"limit": 100}).json()["data"]
     assert made["id"] not in {job["id"] for job in listed}
+
+
+def test_a_hyperparameter_that_no_process_can_hold_is_refused(
+    http: httpx2.Client, dataset: str, refused: "Refusal"
+) -> None:
+    recipe = {"task": "text-classification", "dataset": dataset}
+    for number in (2**64, -(2**63) - 1, 10**300):
+        given = recipe | {"model": {"hyperparameters": {"sizes": [1, {"last": number}]}}}
+        for path in (URL, "/v1/recipes/validate"):
+            answer = http.post(path, json={"recipe": given})
+            refused(answer, 400, "invalid_value", "recipe")
+    assert http.get(URL).status_code == 200

@@ -1,11 +1,14 @@
 """From outside values to typed ones: which field is named, and what is suggested."""
 
+import time
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
 
 from purvey.errors import InvalidValueError, UnsupportedValueError
+from purvey.server.openai.chat import ChatRequest
+from purvey.server.openai.completions import CompletionRequest
 from purvey.server.validation import Body, Question, validate
 
 
@@ -135,3 +138,18 @@ def test_a_very_long_name_is_cut() -> None:
     with pytest.raises(InvalidValueError) as raised:
         validate(Asked, {"model": "m", "x" * 10_000: 1})
     assert len(raised.value.text) < 500
+
+
+def test_a_body_of_countless_mistakes_is_refused_without_counting_them_all() -> None:
+    """Complaining about each took a minute and gigabytes for a body of three megabytes."""
+    unknown: dict[str, Any] = {f"k{i}": 1 for i in range(100_000)}
+    bodies: list[tuple[type[Body], dict[str, Any]]] = [
+        (Asked, {"model": "m"} | unknown),
+        (CompletionRequest, {"model": "m", "prompt": [{}] * 300_000}),
+        (ChatRequest, {"model": "m", "messages": [{"role": "user", "content": [{}] * 300_000}]}),
+    ]
+    for schema, body in bodies:
+        began = time.perf_counter()
+        with pytest.raises(InvalidValueError):
+            validate(schema, body)
+        assert time.perf_counter() - began < 1, schema

@@ -22,6 +22,7 @@ async def picture(call: Call, given: str, *, param: str) -> bytes:
     Raises:
         InvalidValueError: Neither form, or not base64.
         NotFoundError: No such file, or another project's.
+        IntegrityError: The file's bytes are gone.
         RequestTooLargeError: More bytes than an image may have.
     """
     if given.startswith("data:"):
@@ -54,7 +55,10 @@ async def _uploaded(call: Call, file_id: str, param: str) -> bytes:
         record = await files.find(call, file_id)
     if record.num_bytes > LIMITS.image_bytes:
         raise _too_large(param)
-    return await asyncio.to_thread(call.services.blobs.path(record.sha256).read_bytes)
+    try:
+        return await asyncio.to_thread(call.services.blobs.path(record.sha256).read_bytes)
+    except FileNotFoundError:
+        raise files.gone(file_id, param=param) from None
 
 
 def _too_large(param: str) -> RequestTooLargeError:

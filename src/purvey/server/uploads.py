@@ -1,18 +1,24 @@
 """Multipart uploads: one file and a few short fields, spooled to disk within a byte budget."""
 
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from purvey.contracts.limits import LIMITS
-from purvey.errors import InvalidValueError
+from purvey.errors import InvalidValueError, ReadTimeoutError, UnsupportedMediaTypeError
 from purvey.server.request_body import capped, check_content_type
+from purvey.store.failures import storage_error
 
 FIELDS_BYTES = 64 * 2**10
 """What a multipart body may hold beside its file."""
 MAX_FIELDS = 8
+IDLE_TIMEOUT_S = 60.0
+"""How long nothing may arrive of an upload; the whole of it may take any time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +33,14 @@ async def read_upload(request: Request) -> Upload:
     """Read a multipart body with exactly one file part, named `file`.
 
     Raises:
-        UnsupportedMediaTypeError: The body is not multipart, or encoded.
+        UnsupportedMediaTypeError: The body is not multipart, or encoded, or not UTF-8.
         RequestTooLargeError: It exceeds the limit of an upload.
+        ReadTimeoutError: The client sends nothing any more.
+        InsufficientStorageError: The disk that it is spooled to is full.
         InvalidValueError: It is malformed, has no file, two files or too many fields.
     """
-    check_content_type(request, "multipart/form-data")
-    stream = capped(request, max_bytes=LIMITS.upload_bytes + FIELDS_BYTES)
+    _check_charset(check_content_type(request, "multipart/form-data"))
+    stream = _flowing(capped(request, max_bytes=LIMITS.upload_bytes + FIELDS_BYTES))
     parser = MultiPartParser(
         request.headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=FIELDS_BYTES
     )
@@ -42,12 +50,35 @@ async def read_upload(request: Request) -> Upload:
         raise InvalidValueError(
             f"the multipart body is malformed, or has more than one file or {MAX_FIELDS} fields."
         ) from None
+    except OSError as error:
+        raise storage_error(error) from error
     _close_unfinished(parser, form)
     try:
         return _checked(form)
     except InvalidValueError:
         await form.close()
         raise
+
+
+def _check_charset(content_type: str) -> None:
+    """Refuse codecs that the parser would look up by name: some decode to no valid text."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
+    if charset.lower() not in {b"utf-8", b"utf8"}:
+        raise UnsupportedMediaTypeError("the charset of a multipart body must be UTF-8.")
+
+
+async def _flowing(stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise ReadTimeoutError(
+                f"nothing of the upload arrived for {IDLE_TIMEOUT_S:g} s."
+            ) from None
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _close_unfinished(parser: MultiPartParser, form: FormData) -> None:

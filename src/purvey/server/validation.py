@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Annotated, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidValueError, NotFoundError, UnsupportedValueError
 from purvey.server.strict_json import Json
 
 MAX_NAME_CHARS = 128
+MAX_PROBLEMS = 10_000
+"""Complaints about one body that are looked at: each of them costs far more than its byte."""
+FIRST_PROBLEM = Field(fail_fast=True)
+"""For lists without a length of their own: the first bad item is enough to refuse them."""
 Metadata = Annotated[
     dict[
         Annotated[str, Field(min_length=1, max_length=64)],
@@ -20,6 +25,23 @@ Metadata = Annotated[
     Field(max_length=LIMITS.metadata_pairs),
 ]
 """OpenAI's metadata: at most 16 short strings by name."""
+
+
+def _check_integers(value: dict[str, Any]) -> dict[str, Any]:
+    pending: list[Json] = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise PydanticCustomError("integer_size", "an integer has more than 64 bits")
+    return value
+
+
+FreeForm = Annotated[dict[str, Any], AfterValidator(_check_integers)]
+"""JSON of any shape, of numbers that every process and answer it goes through can hold."""
 
 
 class Body(BaseModel):
@@ -52,6 +74,8 @@ def validate(schema: type[M], value: Json) -> M:
     try:
         checked = schema.model_validate(value)
     except ValidationError as error:
+        if error.error_count() > MAX_PROBLEMS:
+            raise InvalidValueError(f"there are {error.error_count()} mistakes.") from None
         raise _refusal(error, schema, value) from None
     if isinstance(checked, Body):
         _refuse_unsupported(checked)

@@ -9,7 +9,7 @@ from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.recipe import parse_recipe
 from purvey.server.policy import Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body
+from purvey.server.validation import Body, FreeForm
 
 routes = Routes(tag="Recipes")
 
@@ -21,7 +21,7 @@ class RecipeRequest(Body):
         json_schema_extra={"example": {"recipe": {"task": "text-classification", "name": "spam"}}}
     )
 
-    recipe: dict[str, Any] = Field(description="As for a training job; see the recipe reference.")
+    recipe: FreeForm = Field(description="As for a training job; see the recipe reference.")
 
 
 class ResolvedRecipe(TypedDict):

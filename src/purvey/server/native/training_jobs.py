@@ -30,7 +30,7 @@ from purvey.server.job_routes import (
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Metadata, at_param
+from purvey.server.validation import Body, FreeForm, Metadata, at_param
 from purvey.store import datasets
 
 routes = Routes(tag="Training jobs")
@@ -58,7 +58,7 @@ class TrainingJobRequest(Body):
         }
     )
 
-    recipe: dict[str, Any] = Field(description="See the recipe reference; defaults are filled in.")
+    recipe: FreeForm = Field(description="See the recipe reference; defaults are filled in.")
     metadata: Metadata | None = None
 
 

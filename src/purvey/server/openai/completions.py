@@ -32,11 +32,14 @@ from purvey.server.openai.logprobs import CompletionLogprobs, completion_logprob
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
-from purvey.server.validation import Body
+from purvey.server.validation import FIRST_PROBLEM, Body
 
 routes = Routes(tag="Completions")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-PromptGiven = str | list[TokenId] | list[str] | list[list[TokenId]]
+Tokens = Annotated[list[TokenId], FIRST_PROBLEM]
+PromptGiven = (
+    str | Tokens | Annotated[list[str], FIRST_PROBLEM] | Annotated[list[Tokens], FIRST_PROBLEM]
+)
 
 
 class CompletionRequest(Body):

@@ -7,7 +7,7 @@ from pydantic import Field
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.errors import ContextLengthError, UnsupportedValueError
-from purvey.server.validation import Body
+from purvey.server.validation import FIRST_PROBLEM, Body
 
 NAMES_WHAT_IT_IS = ("text", "refusal", "image_url", "input_audio", "file")
 PartType = Literal["text", "refusal", "image_url", "input_audio", "file"]
@@ -29,7 +29,7 @@ class Message(Body):
     """One turn. `developer` is read as `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], FIRST_PROBLEM] | None = None
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: str | None = Field(
         None, description="Only null: accepted so that an answer can be sent back as it came."

@@ -182,7 +182,7 @@ async def content(call: Caller, file_id: str) -> FileResponse:
     try:
         status = await asyncio.to_thread(path.stat)
     except FileNotFoundError:
-        raise IntegrityError(f"the bytes of file {file_id!r} are gone.") from None
+        raise gone(file_id) from None
     return Attachment(
         path,
         stat_result=status,
@@ -207,6 +207,11 @@ async def find(call: Call, file_id: str) -> FileRecord:
         NotFoundError: No such file, or another project's.
     """
     return await call.services.database.read(lambda conn: files.get(conn, call.project_id, file_id))
+
+
+def gone(file_id: str, *, param: str | None = None) -> IntegrityError:
+    """Return the error of a file whose row is there and whose bytes are not."""
+    return IntegrityError(f"the bytes of file {file_id!r} are gone.", param=param)
 
 
 async def store(call: Call, record: FileRecord) -> None:

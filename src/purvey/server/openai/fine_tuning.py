@@ -31,7 +31,7 @@ from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Metadata, at_param
+from purvey.server.validation import Body, FreeForm, Metadata, at_param
 
 routes = Routes(tag="Fine-tuning")
 Auto = Literal["auto"]
@@ -85,7 +85,7 @@ class FineTuningRequest(Body):
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     metadata: Metadata | None = None
-    recipe: dict[str, Any] | None = Field(
+    recipe: FreeForm | None = Field(
         None, description="A partial recipe over the defaults: `extra_body={'recipe': {...}}`."
     )
     integrations: object = Field(None, description="Not supported yet: leave it out.")
@@ -320,7 +320,14 @@ def _recipe(body: FineTuningRequest) -> TrainConfig:
     if body.seed is not None:
         asked["seed"] = body.seed
     values = with_recipe_defaults(merged(given, asked))
-    return parse_recipe(_with_hyperparameters(values, _hyperparameters(body), given))
+    recipe = parse_recipe(_with_hyperparameters(values, _hyperparameters(body), given))
+    if recipe.model.base != body.model:
+        raise InvalidValueError(
+            "a fine-tuning job starts from the model that the request names.",
+            param="recipe.model.base",
+            hint="Name it in 'model' only.",
+        )
+    return recipe
 
 
 def _with_hyperparameters(
@@ -333,7 +340,7 @@ def _with_hyperparameters(
         loop["batch_size"] = chosen.batch_size
     over: dict[str, Any] = {"train": loop}
     if chosen.learning_rate_multiplier != "auto":
-        rate = values["optimizer"]["learning_rate"]
+        rate = parse_recipe(values).optimizer.learning_rate
         over["optimizer"] = {"learning_rate": rate * chosen.learning_rate_multiplier}
     return merged(merged(values, over), given)  # the recipe is the more exact word
 
@@ -356,7 +363,10 @@ async def _check_file(call: Call, file_id: str, param: str) -> None:
             hint="Upload it with purpose 'fine-tune'.",
         )
     path = call.services.blobs.path(record.sha256)
-    await asyncio.to_thread(_check_rows, path, param)
+    try:
+        await asyncio.to_thread(_check_rows, path, param)
+    except FileNotFoundError:
+        raise files.gone(file_id, param=param) from None
 
 
 def _check_rows(path: Path, param: str) -> None:
