@@ -1,6 +1,7 @@
 """What a stopping server does with what runs: streams end well, jobs go back to the queue."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,38 @@ def test_a_running_job_goes_back_to_the_queue_and_on_after_a_restart(
         assert again.first_key is None
     finally:
         again.stop()
+
+
+def test_a_stream_of_a_jobs_events_does_not_hold_the_server_up(
+    server: "RunningServer",
+    call: Callable[..., httpx2.Response],
+    model_root: Path,
+    write_model_folder: Callable[[Path], Path],
+) -> None:
+    assert server.jobs is not None
+    folder = write_model_folder(model_root / "tiny")
+    assert call("POST", "/v1/models", json={"id": "tiny", "source": str(folder)}).is_success
+    rows = b"".join(
+        b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
+        for _ in range(12)
+    )
+    upload = {"files": {"file": ("rows.jsonl", rows)}, "data": {"purpose": "fine-tune"}}
+    file = call("POST", "/v1/files", **upload).json()["id"]
+    server.jobs.then(scripted_jobs.until_stopped)
+    job = call("POST", "/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file})
+    url = f"{server.base_url}/v1/fine_tuning/jobs/{job.json()['id']}/events?stream=true"
+    headers = {"authorization": f"Bearer {server.admin_key}"}
+    with httpx2.stream("GET", url, headers=headers, timeout=30) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "event: job.event"
+        began = time.monotonic()
+        stopping = threading.Thread(target=server.application.stop)
+        stopping.start()
+        rest = list(lines)
+    stopping.join(30)
+    assert time.monotonic() - began < server.settings.drain_timeout_s / 2
+    assert '"code":"shutting_down"' in "".join(rest)
+    assert "event: done" not in rest
 
 
 def test_metrics_of_a_resident_model_do_not_name_it(

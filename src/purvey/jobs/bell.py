@@ -29,12 +29,20 @@ class Bell:
     """
 
     def __init__(self) -> None:
+        self.is_closed = False
+        """Whether the server ends: whoever waits for what a client wants to see stops waiting."""
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def ring(self, topic: str) -> None:
         """Wake everyone who listens to the topic now."""
         for heard in self._listeners.get(topic, ()):
             heard.set()
+
+    def close(self) -> None:
+        """Say that the server ends, and wake every listener to notice it."""
+        self.is_closed = True
+        for topic in self._listeners:
+            self.ring(topic)
 
     @contextmanager
     def listen(self, *topics: str) -> Iterator[asyncio.Event]:

@@ -14,7 +14,7 @@ from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import TERMINAL, JobApi, JobStatus
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
-from purvey.errors import ConflictError, RateLimitedError
+from purvey.errors import ConflictError, RateLimitedError, ShuttingDownError
 from purvey.jobs.bell import QUEUE, Bell, events_of, wishes_for
 from purvey.jobs.draft import JobDraft, queued
 from purvey.jobs.hooks import Ended
@@ -23,6 +23,8 @@ from purvey.store.database import Database
 from purvey.store.rows import Order, Page
 
 Wish = Literal["pause", "cancel"]
+FOLLOWED_AT_ONCE = 1_000
+"""Events of a followed job that are read, and held in memory, at one time."""
 
 
 class JobService:
@@ -158,11 +160,12 @@ class JobService:
 
         Raises:
             NotFoundError: No such job, or another project's (when iteration starts).
+            ShuttingDownError: The server ends, and the job has not.
         """
 
         def work(conn: Connection) -> tuple[JobStatus, list[JobEventRecord]]:
             status = jobs.get(conn, project_id, job_id).status
-            return status, events.since(conn, job_id, after_seq)
+            return status, events.since(conn, job_id, after_seq, limit=FOLLOWED_AT_ONCE)
 
         with self._bell.listen(events_of(job_id)) as heard:
             while True:
@@ -171,8 +174,12 @@ class JobService:
                 for event in fresh:
                     yield event
                     after_seq = event.seq
+                if len(fresh) == FOLLOWED_AT_ONCE:
+                    continue
                 if status in TERMINAL:
                     return
+                if self._bell.is_closed:
+                    raise ShuttingDownError("the server is shutting down; the job goes on after.")
                 await heard.wait()
 
     async def checkpoints(

@@ -100,7 +100,7 @@ class Supervisor:
         checkpoint before. Safe to call twice.
         """
         self._is_draining = True
-        self._parts.bell.ring(QUEUE)
+        self._parts.bell.close()
         if self._serving is not None:
             await self._serving
         runs = {task: run for run, task in self._runs.values()}
@@ -113,7 +113,9 @@ class Supervisor:
             task.cancel()  # kills its worker
         await asyncio.gather(*late, return_exceptions=True)
         for task in late:
-            await self._recover(runs[task].job, Stopped(reason="hand_back"))
+            job = runs[task].job
+            with _fence("jobs.drain", job_id=job.id):  # else the next start finds it running
+                await self._recover(job, Stopped(reason="hand_back"))
 
     async def _serve(self) -> None:
         with self._parts.bell.listen(QUEUE) as heard:
@@ -127,9 +129,12 @@ class Supervisor:
     async def _rest(self, heard: asyncio.Event) -> None:
         """Wait for news, for the next attempt that is due, or for a lease to look at."""
         now = asyncio.get_running_loop().time()
-        due = min(self._resting.values(), default=now + self._parts.config.lease_s)
+        # An attempt that is due and has no place waits for one: a place that is left is news.
+        has_place = len(self._runs) < self._max_running
+        due = [at for at in self._resting.values() if has_place or at > now]
+        wait_s = min([*due, now + self._parts.config.lease_s]) - now
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(heard.wait(), max(due - now, 0.01))
+            await asyncio.wait_for(heard.wait(), max(wait_s, 0.01))
 
     async def _sweep(self) -> None:
         now = self._parts.clock.now()

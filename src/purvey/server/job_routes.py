@@ -1,5 +1,6 @@
 """What the two job resources share: events as a list and as a stream, checkpoints, actions."""
 
+import logging
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
@@ -9,12 +10,15 @@ from pydantic import Field
 
 from purvey.contracts.jobs import JobApi
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
-from purvey.errors import NotFoundError
+from purvey.errors import NotFoundError, PurveyError
 from purvey.server.answers import as_json
 from purvey.server.paging import PageQuery, listing, listing_example
 from purvey.server.policy import Call
 from purvey.server.presence import EventStream
+from purvey.server.problems import envelope
+from purvey.server.sse import data
 
+logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -91,8 +95,13 @@ async def send_events(
 
 
 async def _followed(call: Call, job: JobRecord) -> AsyncGenerator[bytes]:
-    async for event in call.services.jobs.follow(call.project_id, job.id):
-        yield b"event: job.event\ndata: " + _encode(event_shown(event, job.api)) + b"\n\n"
+    try:
+        async for event in call.services.jobs.follow(call.project_id, job.id):
+            yield b"event: job.event\ndata: " + _encode(event_shown(event, job.api)) + b"\n\n"
+    except PurveyError as error:
+        logger.warning("stream.failed", extra={"job_id": job.id, "code": error.code})
+        yield data(envelope(error))
+        return
     yield b"event: done\ndata: {}\n\n"
 
 

@@ -63,9 +63,14 @@ def page(
     )
 
 
-def since(conn: Connection, job_id: str, seq: int) -> list[JobEventRecord]:
-    """List the events after number `seq`, in order."""
+def since(
+    conn: Connection, job_id: str, seq: int, *, limit: int | None = None
+) -> list[JobEventRecord]:
+    """List the events after number `seq`, in order, the first `limit` of them if given."""
     found = conn.execute(
-        select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.seq > seq).order_by(EVENTS.c.seq)
+        select(EVENTS)
+        .where(EVENTS.c.job_id == job_id, EVENTS.c.seq > seq)
+        .order_by(EVENTS.c.seq)
+        .limit(limit)
     )
     return [from_row(row, JobEventRecord) for row in found]

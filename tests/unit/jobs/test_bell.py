@@ -20,3 +20,12 @@ def test_no_topic_is_kept_after_its_last_listener() -> None:
         pass
     bell.ring("a")
     assert not bell._listeners
+
+
+def test_closing_wakes_every_listener_once_and_for_all() -> None:
+    bell = Bell()
+    with bell.listen("a") as first, bell.listen("b") as second:
+        assert not bell.is_closed
+        bell.close()
+        assert (first.is_set(), second.is_set()) == (True, True)
+    assert bell.is_closed

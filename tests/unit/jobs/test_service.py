@@ -9,7 +9,13 @@ from sqlalchemy import Connection
 from purvey.contracts.ids import DEFAULT_PROJECT
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import JobRecord
-from purvey.errors import ConflictError, InvalidValueError, NotFoundError, RateLimitedError
+from purvey.errors import (
+    ConflictError,
+    InvalidValueError,
+    NotFoundError,
+    RateLimitedError,
+    ShuttingDownError,
+)
 from purvey.jobs import service as service_module
 from purvey.store import jobs
 from purvey.testing.scripted_jobs import ScriptedJobLauncher, succeed, until_stopped
@@ -160,6 +166,36 @@ async def test_follow_yields_every_event_once_and_ends_with_the_job(
     assert rest == everything[2:]
     assert (await workshop.service.get(P, job.id)).status == "succeeded"
     assert [e async for e in workshop.service.follow(P, job.id, everything[-1])] == []
+
+
+async def test_follow_reads_a_long_history_in_parts(
+    workshop: Workshop, launcher: ScriptedJobLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher.then(succeed)
+    job = await workshop.submit()
+    await workshop.until(job.id, "succeeded")
+    history = await workshop.history(job.id)
+    for at_once in (1, 2, len(history)):
+        monkeypatch.setattr(service_module, "FOLLOWED_AT_ONCE", at_once)
+        assert [e async for e in workshop.service.follow(P, job.id)] == history
+
+
+async def test_follow_ends_with_the_server(workshop: Workshop) -> None:
+    job = await workshop.submit()
+    await workshop.until_event(job.id, "Waiting.")
+    is_up_to_date = asyncio.Event()
+
+    async def follow() -> None:
+        async for event in workshop.service.follow(P, job.id):
+            if event.message == "Waiting.":
+                is_up_to_date.set()
+
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(10):
+        await is_up_to_date.wait()
+        await workshop.supervisor.drain(timeout_s=10)
+        with pytest.raises(ShuttingDownError):
+            await following
 
 
 async def test_listings_filter_by_resource_and_type(workshop: Workshop) -> None:

@@ -11,6 +11,7 @@ from purvey.contracts.ids import DEFAULT_PROJECT
 from purvey.contracts.jobs import TERMINAL, CheckpointSaved, Heartbeat, JobEvent, JobStatus
 from purvey.contracts.records import CheckpointRecord, JobRecord
 from purvey.errors import InvalidCheckpointError, StorageUnavailableError
+from purvey.jobs import verdict
 from purvey.jobs.run import RunConfig
 from purvey.store import checkpoints, jobs
 from purvey.testing.scripted_jobs import (
@@ -231,6 +232,55 @@ async def test_a_retry_waits_in_the_queue_where_its_owner_can_cancel_it(tmp_path
         await workshop.until(other.id, "succeeded")  # it does not block the others
         assert (await workshop.service.get(DEFAULT_PROJECT, job.id)).status == "queued"
         assert (await workshop.service.cancel(DEFAULT_PROJECT, job.id)).status == "cancelled"
+
+
+async def test_a_retry_that_is_due_waits_for_a_place_without_asking_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = ScriptedJobLauncher(crash)
+    async with Workshop(tmp_path, launcher) as workshop:
+        workshop.supervisor._backoff_s = 0.5
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Attempt 1 of 3 was lost")
+        launcher.then(until_stopped)
+        other = await workshop.submit()
+        await workshop.until_event(other.id, "Waiting.")
+        looks: list[float] = []
+        expired = jobs.expired
+
+        def counted(conn: Connection, now: float) -> list[JobRecord]:
+            looks.append(now)
+            return expired(conn, now)
+
+        monkeypatch.setattr(jobs, "expired", counted)
+        await asyncio.sleep(0.8)  # due long before that
+        assert len(looks) <= 2
+        launcher.then(succeed)
+        await workshop.service.cancel(DEFAULT_PROJECT, other.id)
+        assert (await workshop.until(job.id, *TERMINAL)).status == "succeeded"
+
+
+async def test_a_store_that_refuses_at_the_end_does_not_stop_the_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(worker: Conversation) -> int:
+        worker.say(JobEvent(message="Deaf."))
+        await asyncio.Event().wait()
+        return 0
+
+    async with Workshop(tmp_path, ScriptedJobLauncher(deaf)) as workshop:
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Deaf.")
+        with monkeypatch.context() as refusing:
+            refusing.setattr(verdict, "record", _refuse)
+            await workshop.supervisor.drain(timeout_s=0.05)
+        assert (await workshop.service.get(DEFAULT_PROJECT, job.id)).status == "running"
+    async with Workshop(tmp_path, ScriptedJobLauncher()) as workshop:
+        assert (await workshop.until(job.id, *TERMINAL)).status == "succeeded"
+
+
+def _refuse(*_given: object, **_named: object) -> None:
+    raise StorageUnavailableError("the disk refused.")
 
 
 async def test_heartbeats_alone_keep_a_worker_alive(tmp_path: Path) -> None:
