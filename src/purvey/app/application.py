@@ -13,7 +13,7 @@ import uvloop
 from purvey.access.keys import KeyRing
 from purvey.access.pepper import read_or_create
 from purvey.app.data_folder import DataFolder
-from purvey.app.gauges import show_engines
+from purvey.app.gauges import show_engines, show_jobs
 from purvey.app.http_server import HttpServer, bind
 from purvey.app.job_effects import JobEffects
 from purvey.contracts.clock import Clock, SystemClock
@@ -226,7 +226,10 @@ class Application:
     async def _serve(self, stop_asked: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._http.run(), name="http")
-            gauges = tasks.create_task(show_engines(self.services.engines), name="gauges")
+            gauges = (
+                tasks.create_task(show_engines(self.services.engines), name="engine-gauges"),
+                tasks.create_task(show_jobs(self.services.database), name="job-gauges"),
+            )
             await self._http.listening()
             self._readiness.take_up()
             logger.info("server.started", extra={"url": self.base_url})
@@ -234,7 +237,8 @@ class Application:
                 await stop_asked.wait()
             finally:
                 await self._drain(serving)
-                gauges.cancel()
+                for gauge in gauges:
+                    gauge.cancel()
 
     async def _drain(self, serving: "asyncio.Task[None]") -> None:
         self._readiness.give_up()

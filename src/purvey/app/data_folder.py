@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from purvey.errors import SettingError, StorageUnavailableError
+from purvey.errors import PurveyError, SettingError, StorageUnavailableError
 
 _PRIVATE = 0o700
 
@@ -38,16 +38,16 @@ class DataFolder:
         try:
             root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
             lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise SettingError(
-                f"data_dir {str(path)!r} cannot be used: {error.strerror}.", param="data_dir"
-            ) from error
         except OSError as error:
-            raise StorageUnavailableError(f"data_dir: {error.strerror}.") from error
+            raise _unusable(path, error) from error
         folder = cls(root, lock)
         folder._take_lock()
-        for part in (folder.blobs, folder.artifacts, folder.jobs, folder.engines):
-            part.mkdir(mode=_PRIVATE, exist_ok=True)
+        try:
+            for part in (folder.blobs, folder.artifacts, folder.jobs, folder.engines):
+                part.mkdir(mode=_PRIVATE, exist_ok=True)
+        except OSError as error:
+            folder.close()
+            raise _unusable(path, error) from error
         return folder
 
     def close(self) -> None:
@@ -66,3 +66,11 @@ class DataFolder:
                 param="data_dir",
                 hint="Stop it, or name another folder (PURVEY_DATA_DIR).",
             ) from None
+
+
+def _unusable(path: Path, error: OSError) -> PurveyError:
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        return SettingError(
+            f"data_dir {str(path)!r} cannot be used: {error.strerror}.", param="data_dir"
+        )
+    return StorageUnavailableError(f"data_dir: {error.strerror}.")

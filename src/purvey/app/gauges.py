@@ -1,16 +1,22 @@
-"""Metrics that are looked at rather than counted: what the resident engines hold."""
+"""Metrics that are looked at rather than counted: jobs, and what the resident engines hold."""
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from purvey.contracts.jobs import TRANSITIONS
+from purvey.errors import CapacityError
 from purvey.registry.engines import EnginePool, metrics_label
+from purvey.store import jobs
+from purvey.store.database import Database
 from purvey.telemetry import metrics
 
 if TYPE_CHECKING:
     from purvey.contracts.engine import EngineStats
 
 _INTERVAL_S = 1.0
+_JOBS_INTERVAL_S = 5.0
 _GAUGES = {
     "running": metrics.ENGINE_RUNNING,
     "waiting": metrics.ENGINE_WAITING,
@@ -28,6 +34,16 @@ async def show_engines(pool: EnginePool) -> None:
     while True:
         shown = _show(pool, shown)
         await asyncio.sleep(_INTERVAL_S)
+
+
+async def show_jobs(database: Database) -> None:
+    """Keep the gauge of jobs by status up to date, until cancelled."""
+    while True:
+        with suppress(CapacityError):  # the store refuses; the next look may be luckier
+            counts = await database.read(jobs.count_by_status)
+            for status in TRANSITIONS:
+                metrics.JOBS.labels(status).set(counts.get(status, 0))
+        await asyncio.sleep(_JOBS_INTERVAL_S)
 
 
 def _show(pool: EnginePool, shown: set[str]) -> set[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from purvey.contracts.ids import new_id
 from purvey.errors import CapacityError, SettingError
 from purvey.server.problems import problem
 from purvey.server.protocol import BoundedProtocol
@@ -107,6 +108,8 @@ class _RoomFor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._server.num_connections > self._max_connections:
             refusal = problem(CapacityError("too many connections are open."))
+            refusal.headers["connection"] = "close"
+            refusal.headers["x-request-id"] = new_id("req_")
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

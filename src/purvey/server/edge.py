@@ -35,7 +35,8 @@ class Edge:
     def __init__(self, app: ASGIApp, *, clock: Clock, allowed_hosts: tuple[str, ...]) -> None:
         self._app = app
         self._clock = clock
-        self._hosts = frozenset(host.lower() for host in allowed_hosts) - {"*"}
+        is_any = "*" in allowed_hosts
+        self._hosts = frozenset[str]() if is_any else frozenset(map(str.lower, allowed_hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; web sockets are closed."""

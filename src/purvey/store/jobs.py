@@ -205,6 +205,12 @@ def count_unfinished(conn: Connection, project_id: str) -> int:
     return conn.execute(unfinished).scalar_one()
 
 
+def count_by_status(conn: Connection) -> dict[str, int]:
+    """Count the jobs of all projects by status; a status that no job has is left out."""
+    counts = select(JOBS.c.status, func.count().label("jobs")).group_by(JOBS.c.status)
+    return {row.status: row.jobs for row in conn.execute(counts)}
+
+
 def _missing(job_id: str) -> NotFoundError:
     return NotFoundError(f"no job {job_id!r}.", param="job_id")
 

@@ -60,3 +60,14 @@ def test_a_file_in_its_place_is_a_setting_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("not a folder")
     with pytest.raises(SettingError):
         DataFolder.open(tmp_path / "data")
+
+
+def test_a_file_where_a_part_should_be_is_a_setting_error_and_gives_the_lock_back(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "blobs").write_bytes(b"")
+    with pytest.raises(SettingError) as caught:
+        DataFolder.open(tmp_path)
+    assert caught.value.param == "data_dir"
+    (tmp_path / "blobs").unlink()
+    DataFolder.open(tmp_path).close()

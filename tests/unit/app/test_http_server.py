@@ -63,6 +63,8 @@ async def test_a_connection_too_many_gets_the_one_shape_of_errors(tmp_path: Path
         refused = await second.get(url)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "server_is_overloaded"
+    assert refused.headers["connection"] == "close"  # else it would be one too many for long
+    assert refused.headers["x-request-id"].startswith("req_")
 
 
 def test_a_taken_port_is_a_setting_error() -> None:

@@ -1,0 +1,37 @@
+"""Gauges that somebody keeps up to date."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from purvey.app import gauges
+from purvey.telemetry.metrics import REGISTRY
+from purvey.testing.scripted_jobs import ScriptedJobLauncher, until_stopped
+from purvey.testing.workshop import Workshop
+
+
+def _jobs(status: str) -> float | None:
+    return REGISTRY.get_sample_value("purvey_jobs", {"status": status})
+
+
+async def test_jobs_are_shown_by_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "_JOBS_INTERVAL_S", 0.01)
+    async with Workshop(tmp_path, ScriptedJobLauncher(until_stopped)) as workshop:
+        running = await workshop.submit()
+        await workshop.until_event(running.id, "Waiting.")
+        for _ in range(2):
+            await workshop.submit()
+        showing = asyncio.create_task(gauges.show_jobs(workshop.database))
+        await _until("queued", 2.0)
+        assert (_jobs("running"), _jobs("failed")) == (1.0, 0.0)
+        await workshop.service.cancel(running.project_id, running.id)
+        await _until("cancelled", 1.0)
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _until(status: str, count: float) -> None:
+    async with asyncio.timeout(10):
+        while _jobs(status) != count:  # noqa: ASYNC110 (a metric has no event)
+            await asyncio.sleep(0.01)
