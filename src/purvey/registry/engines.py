@@ -264,11 +264,11 @@ class EnginePool:
 
     def _count_crash(self, place: _Place) -> None:
         place.crashes += 1
-        is_open = place.crashes >= self._limits.breaker_crashes
-        pause_s = self._limits.backoff_s * 2 ** (place.crashes - 1)
-        place.retry_at = self._clock.monotonic() + (
-            self._limits.breaker_open_s if is_open else pause_s
-        )
+        if place.crashes >= self._limits.breaker_crashes:
+            pause_s = self._limits.breaker_open_s
+        else:
+            pause_s = self._limits.backoff_s * 2.0 ** (place.crashes - 1)
+        place.retry_at = self._clock.monotonic() + pause_s
         logger.error("engine.crashed", extra={"model": place.record.name, "crashes": place.crashes})
 
     def _forget_empty(self, place: _Place) -> None:

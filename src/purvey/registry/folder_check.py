@@ -53,6 +53,13 @@ def check_folder(folder: Path, *, model_roots: Sequence[Path]) -> CheckedFolder:
     """
     roots = [root.resolve() for root in model_roots]
     resolved = _resolved(folder, roots)
+    try:
+        return _checked(resolved, roots)
+    except (OSError, RuntimeError) as error:  # no permission, gone meanwhile, a loop of links
+        raise _invalid("a file of the folder cannot be read.") from error
+
+
+def _checked(resolved: Path, roots: Sequence[Path]) -> CheckedFolder:
     files = _plain_files(resolved, roots)
     for path in files:
         if path.suffix == ".json":
@@ -178,7 +185,7 @@ def _require_shards(index: dict[str, Any], headers: dict[str, set[str]]) -> None
     if not isinstance(weight_map, dict) or not weight_map:
         raise _invalid("model.safetensors.index.json has no weight_map.")
     for tensor, shard in weight_map.items():
-        if shard not in headers:
+        if not isinstance(shard, str) or shard not in headers:
             raise _invalid(f"the shard {str(shard)[:200]!r} is missing.")
         if tensor not in headers[shard]:
             raise _invalid(f"the shard {shard!r} lacks the tensor {tensor[:200]!r}.")

@@ -141,6 +141,14 @@ async def test_the_first_crash_restarts_and_others_back_off_until_the_breaker_op
     assert bench.pool.num_restarts == 3
 
 
+async def test_a_model_that_never_loads_is_refused_the_same_way_for_ever(bench: Bench) -> None:
+    for _ in range(1_100):  # a night of tries: a pause that doubles would fit no float
+        bench.clock.advance(60)
+        bench.launcher.failures = [WorkerCrashedError("it died while loading")]
+        with pytest.raises(WorkerCrashedError):
+            await bench.ask("a")
+
+
 async def test_success_forgets_earlier_crashes(bench: Bench) -> None:
     for _ in range(5):
         bench.clock.advance(10)

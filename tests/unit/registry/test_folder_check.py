@@ -6,6 +6,7 @@ import pytest
 
 from purvey.contracts.model import MANIFEST_NAME
 from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.registry import folder_check
 from purvey.registry.folder_check import check_folder
 from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
 
@@ -32,7 +33,7 @@ def _remove(name: str) -> Damage:
     return lambda folder: (folder / name).unlink()
 
 
-def _shards(weight_map: dict[str, str]) -> Damage:
+def _shards(weight_map: dict[str, object]) -> Damage:
     return _edit("model.safetensors.index.json", weight_map=weight_map)
 
 
@@ -78,6 +79,8 @@ def test_a_folder_that_purvey_saved_is_read_by_its_manifest(folder: Path) -> Non
         (_shards({"lm_head.weight": "model.safetensors"}), "lm_head.weight"),
         (_shards({"embed.weight": "../../outside.safetensors"}), "outside"),
         (_shards({}), "weight_map"),
+        (_shards({"embed.weight": ["model.safetensors"]}), "missing"),
+        (lambda folder: (folder / "loop").symlink_to("loop"), "cannot be read"),
         (_edit("config.json", auto_map={"AutoModel": "evil.Model"}), "auto_map"),
         (_edit("config.json", text_config={"auto_map": {}}), "auto_map"),
         (_edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["x", None]}), "auto_map"),
@@ -167,4 +170,15 @@ def test_a_file_may_be_a_link_within_the_roots_but_not_out_of_them(
     weights.unlink()
     weights.symlink_to(blob.rename(tmp_path / "outside"))
     with pytest.raises(InvalidCheckpointError, match="leaves the model roots"):
+        check_folder(folder, model_roots=[folder.parent])
+
+
+def test_a_file_that_cannot_be_read_is_the_folders_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> set[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder_check, "read_header", refuse)
+    with pytest.raises(InvalidCheckpointError, match="cannot be read"):
         check_folder(folder, model_roots=[folder.parent])
