@@ -79,8 +79,9 @@ async def _serve(link: _RawLink, *, context_tokens: int) -> int:
     while (message := await asyncio.to_thread(link.receive)) is not None:
         match message:
             case Cancel(request_id=request_id):
-                if request_id in tasks:
-                    tasks[request_id].cancel()
+                if task := tasks.get(request_id):
+                    task.cancel()
+                    await asyncio.wait({task})  # the statistics below no longer count it
             case Drain():
                 await asyncio.gather(*tasks.values(), return_exceptions=True)
                 break
