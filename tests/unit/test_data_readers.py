@@ -1,6 +1,7 @@
 """JSON Lines, Parquet, text and zips: read strictly, refused by line."""
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from purvey.contracts import limits
 from purvey.contracts.jobs import InputFile
+from purvey.data.chat_file import read_chat_file
 from purvey.data.delimited import read_delimited
 from purvey.data.image_folders import check_entries, read_image_folders
 from purvey.data.jsonl import read_jsonl
@@ -74,6 +76,37 @@ def test_reading_stops_at_the_row_that_is_too_many(
     path.write_text('text,label\na,b\nc,d\ne,f\n"never closed', encoding="utf-8")
     with pytest.raises(InvalidFileError, match="more than 2 rows"):
         read_delimited(path, source="rows.csv", form="csv")
+
+
+def test_text_and_chats_stop_at_the_row_that_is_too_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("purvey.data.table.LIMITS", limits.Limits(dataset_rows=2))
+    path = tmp_path / "rows"
+    long = "x" * CHUNK_CHARS + "\n\n"
+    path.write_text(long * 3 + "y" * (2**20 + 1), encoding="utf-8")  # the last is never looked at
+    with pytest.raises(InvalidFileError, match="more than 2 rows"):
+        read_text(path, source="book.txt")
+    path.write_text('{"messages": [{"role": "assistant", "content": "a"}]}\n' * 3 + "[", "utf-8")
+    with pytest.raises(InvalidFileError, match="more than 2 rows"):
+        read_chat_file(path, source="chat.jsonl")
+
+
+def test_line_feeds_without_end_need_no_list_of_lines(tmp_path: Path) -> None:
+    path, num_bytes = tmp_path / "empty", 1_000_000
+    path.write_bytes(b"\n" * num_bytes)
+    for read in (
+        lambda: read_text(path, source="x.txt"),
+        lambda: read_chat_file(path, source="x.jsonl"),
+        lambda: read_jsonl(path, source="x.jsonl"),
+        lambda: read_delimited(path, source="x.csv", form="csv"),
+    ):
+        tracemalloc.start()
+        with pytest.raises(InvalidFileError, match="no rows"):
+            read()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak_bytes < 5 * num_bytes  # the bytes and the text, not a pointer a line
 
 
 def test_text_is_cut_at_blank_lines_and_loses_no_line(tmp_path: Path) -> None:

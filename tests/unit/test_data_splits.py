@@ -1,5 +1,6 @@
 """Duplicates go, splits are drawn by content, nothing leaks from one to another."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -31,6 +32,54 @@ def test_columns_cannot_be_confused_with_each_other() -> None:
     columns = (Column(name="a", kind="text"), Column(name="b", kind="text"))
     found = deduplicate({"a": ["xy", "x"], "b": ["z", "yz"]}, columns, is_wanted=True)
     assert found.num_removed == 0
+
+
+def conversation(*turns: str) -> str:
+    """Turns in the form `role: content`, as the converter writes them."""
+    split = (turn.split(": ") for turn in turns)
+    return json.dumps([{"role": role, "content": content} for role, content in split])
+
+
+CHAT = (Column(name="messages", kind="conversation"),)
+
+
+def test_answers_to_one_prompt_stay_together_and_none_is_lost() -> None:
+    values = {
+        "messages": [
+            conversation("system: Be brief", "user: Why?", "assistant: Because"),
+            conversation("system: Be brief", "user: Why?", "assistant: No idea", "user: Thanks"),
+            conversation("system: Be brief", "user: How?", "assistant: Because"),
+            conversation("system: Be brief", "user: Why?", "assistant: Because"),
+        ]
+    }
+    found = deduplicate(values, CHAT, is_wanted=True)
+    assert found.kept == [0, 1, 2]
+    assert (found.num_removed, found.num_conflicts) == (1, 0)
+    assert found.groups[0] == found.groups[1] != found.groups[2]
+
+
+def test_only_the_last_answer_is_not_part_of_the_prompt() -> None:
+    first = ("user: Why?", "assistant: Because", "user: Really?", "assistant: Yes")
+    values = {
+        "messages": [
+            conversation(*first),
+            conversation(*first[:3], "assistant: No"),
+            conversation("user: Why?", "assistant: No idea", *first[2:]),
+        ]
+    }
+    groups = deduplicate(values, CHAT, is_wanted=True).groups
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_conversations_that_nobody_asked_for_are_not_one_group() -> None:
+    values = {
+        "messages": [
+            conversation("system: Tell stories", "assistant: Once"),
+            conversation("system: Tell stories", "assistant: There was"),
+        ]
+    }
+    first, second = deduplicate(values, CHAT, is_wanted=True).groups
+    assert first != second
 
 
 @given(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from purvey.data.conversations import Conversation, UnfitConversationError, as_conversation
 from purvey.data.jsonl import parse_object
-from purvey.data.plain_text import read_utf8
+from purvey.data.plain_text import lines_of, read_utf8
 from purvey.data.table import check_row_count, row_error
 
 
@@ -15,7 +15,7 @@ def read_chat_file(path: Path, *, source: str) -> list[Conversation]:
         InvalidFileError: Names the line and what is wrong with it.
     """
     conversations: list[Conversation] = []
-    for line, text in enumerate(read_utf8(path, source=source).split("\n"), start=1):
+    for line, text in enumerate(lines_of(read_utf8(path, source=source)), start=1):
         if not text.strip():
             continue
         row = parse_object(text, source=source, line=line)
@@ -23,5 +23,6 @@ def read_chat_file(path: Path, *, source: str) -> list[Conversation]:
             conversations.append(as_conversation(row.get("messages")))
         except UnfitConversationError as error:
             raise row_error(source, line, f'"messages" {error}.') from None
+        check_row_count(source, len(conversations))  # at once: what is refused is not even held
     check_row_count(source, len(conversations))
     return conversations

@@ -1,6 +1,7 @@
 """Exact duplicates: removed and counted, before any split is made."""
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ class Deduplicated:
 
     Args:
         kept: Row numbers that stay, in file order.
-        groups: For each kept row, a digest of its inputs; equal inputs share it, also when
-            their labels differ, so that a split can keep them on one side.
+        groups: For each kept row, a digest of what is asked; equal inputs share it, also when
+            their labels differ, and so do conversations that differ only from their last
+            answer on. So a split can keep them on one side.
         num_removed: Rows dropped because an equal one (label included) came before.
         num_conflicts: Kept rows whose inputs an earlier row has with another label.
     """
@@ -31,7 +33,7 @@ def deduplicate(
     values: Mapping[str, Sequence[Value]], columns: tuple[Column, ...], *, is_wanted: bool
 ) -> Deduplicated:
     """Find exact duplicates; with `is_wanted` false every row stays, grouped all the same."""
-    inputs = [values[column.name] for column in columns if column.kind != "label"]
+    inputs = [(column.kind, values[column.name]) for column in columns if column.kind != "label"]
     labels = [values[column.name] for column in columns if column.kind == "label"]
     num_rows = len(next(iter(values.values())))
     kept: list[int] = []
@@ -40,17 +42,28 @@ def deduplicate(
     seen_inputs: dict[bytes, bytes] = {}
     num_conflicts = 0
     for row in range(num_rows):
-        group = _digest([column[row] for column in inputs])
-        whole = _digest([group, *(column[row] for column in labels)])
+        given = _digest([column[row] for _, column in inputs])
+        whole = _digest([given, *(column[row] for column in labels)])
         if is_wanted and whole in seen:
             continue
         seen.add(whole)
-        num_conflicts += seen_inputs.setdefault(group, whole) != whole
+        num_conflicts += seen_inputs.setdefault(given, whole) != whole
         kept.append(row)
-        groups.append(group)
+        asked = (_prompt(c[row]) if kind == "conversation" else c[row] for kind, c in inputs)
+        groups.append(_digest(list(asked)))
     return Deduplicated(
         kept=kept, groups=groups, num_removed=num_rows - len(kept), num_conflicts=num_conflicts
     )
+
+
+def _prompt(conversation: Value) -> Value:
+    """Return the turns before the last answer; all of them where nobody asks anything there."""
+    assert isinstance(conversation, str), "a conversation is JSON text"
+    turns = json.loads(conversation)
+    last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+    if not any(turn["role"] == "user" for turn in turns[:last]):
+        return conversation
+    return json.dumps(turns[:last])
 
 
 def _digest(values: Sequence[Value]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from purvey.contracts.limits import LIMITS
 from purvey.data.header import has_header
-from purvey.data.plain_text import read_utf8
+from purvey.data.plain_text import lines_of, read_utf8
 from purvey.data.table import Cell, RawTable, check_row_count, row_error
 from purvey.errors import InvalidFileError
 
@@ -88,18 +88,17 @@ def sniff_delimiter(text: str) -> str:
 def _records(
     text: str, delimiter: str, *, source: str = "", is_strict: bool = True
 ) -> Iterator[Record]:
-    lines = text.split("\n")
-    if delimiter == "\t" and _is_plain(lines):
-        for number, line in enumerate(lines, start=1):
+    if delimiter == "\t" and _is_plain(text):
+        for number, line in enumerate(lines_of(text), start=1):
             if line.strip():
                 yield number, [_unquoted(field) for field in line.split("\t")]
         return
-    yield from _quoted_records(lines, delimiter, source=source, is_strict=is_strict)
+    yield from _quoted_records(text, delimiter, source=source, is_strict=is_strict)
 
 
-def _is_plain(lines: list[str]) -> bool:
+def _is_plain(text: str) -> bool:
     """Tell whether every line by itself has the same number of tabs."""
-    return len({line.count("\t") for line in lines if line.strip()}) == 1
+    return len({line.count("\t") for line in lines_of(text) if line.strip()}) == 1
 
 
 def _unquoted(field: str) -> str:
@@ -109,11 +108,9 @@ def _unquoted(field: str) -> str:
     return field
 
 
-def _quoted_records(
-    lines: list[str], delimiter: str, *, source: str, is_strict: bool
-) -> Iterator[Record]:
+def _quoted_records(text: str, delimiter: str, *, source: str, is_strict: bool) -> Iterator[Record]:
     csv.field_size_limit(LIMITS.row_bytes)
-    terminated = (f"{line}\n" for line in lines)
+    terminated = (f"{line}\n" for line in lines_of(text))
     reader = csv.reader(terminated, delimiter=delimiter, strict=is_strict, skipinitialspace=False)
     start = 1
     try:

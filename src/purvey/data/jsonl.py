@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.plain_text import read_utf8
+from purvey.data.plain_text import lines_of, read_utf8
 from purvey.data.table import Cell, RawTable, check_row_count, row_error
 
 
@@ -18,7 +18,7 @@ def read_jsonl(path: Path, *, source: str) -> RawTable:
     """
     columns: dict[str, list[Cell]] = {}
     lines: list[int] = []
-    for line, text in enumerate(read_utf8(path, source=source).split("\n"), start=1):
+    for line, text in enumerate(lines_of(read_utf8(path, source=source)), start=1):
         if not text.strip():
             continue
         row = parse_object(text, source=source, line=line)

@@ -1,6 +1,8 @@
 """Bytes to text and lines: UTF-8 only, a byte order mark dropped, errors named by line."""
 
 import codecs
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from purvey.contracts.limits import LIMITS
@@ -31,13 +33,23 @@ def read_utf8(path: Path, *, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def lines_of(text: str) -> Iterator[str]:
+    """Yield the lines one by one: a list of all would be many times as large as the text."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
 def read_text(path: Path, *, source: str) -> RawTable:
     """Cut a text file into rows of at most `CHUNK_CHARS`, at blank lines where it can.
 
     A row is whole lines; a line longer than that is a row of its own.
 
     Raises:
-        InvalidFileError: Not UTF-8, no text at all, or a line above `LIMITS.row_bytes`.
+        InvalidFileError: Not UTF-8, no text at all, a line above `LIMITS.row_bytes`, or more
+            rows than a dataset may hold.
     """
     chunks: list[Cell] = []
     lines: list[int] = []
@@ -50,23 +62,22 @@ def read_text(path: Path, *, source: str) -> RawTable:
         else:
             chunks.append(paragraph)
             lines.append(line)
+            check_row_count(source, len(lines))  # at once: what is refused is not even held
     check_row_count(source, len(chunks))
     return RawTable(
         source=source, columns={"text": chunks}, lines=lines, details={"format": "text"}
     )
 
 
-def _paragraphs(text: str) -> list[tuple[int, str]]:
-    """Return (first line, text) of each run of lines without a blank, cut at `CHUNK_CHARS`."""
-    found: list[tuple[int, str]] = []
+def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (first line, text) of each run of lines without a blank, cut at `CHUNK_CHARS`."""
     held: list[str] = []
     held_chars = 0
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
+    for number, line in enumerate(chain(lines_of(text), [""]), start=1):
         is_blank = not line.strip()
         if held and (is_blank or held_chars + len(line) > CHUNK_CHARS):
-            found.append((number - len(held), "\n".join(held)))
+            yield number - len(held), "\n".join(held)
             held, held_chars = [], 0
         if not is_blank:
             held.append(line)
             held_chars += len(line) + 1
-    return found
