@@ -60,6 +60,16 @@ def test_a_wrong_hyperparameter_is_refused(hyperparameters: dict[str, Any], name
     assert refusal.value.param == f"model.hyperparameters.{named}"
 
 
+def test_a_table_that_no_host_holds_is_refused_before_it_is_built() -> None:
+    with pytest.raises(InvalidValueError, match=r"100 labels x \(16777216 \+ 1\)") as refusal:
+        build_classifier(
+            task="text-classification",
+            labels=[str(number) for number in range(100)],
+            hyperparameters={"buckets": 1, "width": 2**24},
+        )
+    assert refusal.value.param == "recipe.model.hyperparameters"
+
+
 def test_what_cannot_be_built_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="two labels"):
         build_classifier(task="text-classification", labels=("one",))

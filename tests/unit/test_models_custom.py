@@ -51,6 +51,28 @@ class Failing(nn.Module):
     def __init__(self, *, num_classes: int) -> None:
         raise RuntimeError("no such device")
 """
+UNSTORABLE = """
+import torch
+from torch import nn
+import purvey.module as pm
+
+@pm.model(task="classification", input=pm.Number())
+class Net(nn.Module):
+    def __init__(self, *, num_classes: int, kind: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, num_classes)
+        buffers = {
+            "complex": torch.ones(2, dtype=torch.complex64),
+            "sparse": torch.eye(2).to_sparse(),
+            "deep": torch.ones((1,) * 9),
+            "half": torch.ones(2, dtype=torch.float16),
+        }
+        self.register_buffer("kernel", buffers[kind.removeprefix("own ")],
+                             persistent=not kind.startswith("own"))
+
+    def forward(self, x_B):
+        return self.head(x_B[:, None])
+"""
 ROWS: list[dict[str, Any]] = [
     {"note": TextInput(text="hello world"), "age": NumberInput(value=1.0)},
     {"note": TextInput(text=""), "age": NumberInput(value=-2.0)},
@@ -249,3 +271,25 @@ def test_tied_weights_and_a_mask_survive_the_folder(tmp_path: Path) -> None:
     save_classifier(classifier, tmp_path / "saved")
     with pytest.raises(InvalidCheckpointError, match=r"'inner\.bias' holds values"):
         open_model(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("complex", "torch.complex64"), ("sparse", "not dense"), ("deep", "9 dimensions")],
+)
+def test_a_buffer_that_no_model_file_holds_is_refused_before_training(
+    root: Path, kind: str, words: str
+) -> None:
+    (root / "unstorable.py").write_text(UNSTORABLE, encoding="utf-8")
+    with pytest.raises(InvalidValueError, match=f"'kernel' .*{words}") as refusal:
+        build(root, "unstorable.py:Net", kind=kind)
+    assert refusal.value.param == "model.architecture"
+    build(root, "unstorable.py:Net", kind=f"own {kind}")
+
+
+def test_a_buffer_of_another_precision_is_saved(root: Path, tmp_path: Path) -> None:
+    (root / "unstorable.py").write_text(UNSTORABLE, encoding="utf-8")
+    classifier = build(root, "unstorable.py:Net", kind="half")
+    save_classifier(classifier, tmp_path / "saved")
+    source = ModelSource(name="m", folder=str(tmp_path / "saved"), digest="0" * 64)
+    assert isinstance(open_model(source), Classifier)

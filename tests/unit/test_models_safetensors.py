@@ -1,6 +1,10 @@
 """The header of a safetensors file is checked before anything is read from it."""
 
+import errno
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ import torch
 
 from purvey.errors import InvalidCheckpointError
 from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
+from purvey.train.checkpoint import Snapshot, write_checkpoint
+from purvey.train.state import RunState
 
 
 def entry(start: int, end: int, *, shape: list[int] | None = None, dtype: str = "F32") -> Any:
@@ -39,6 +45,28 @@ def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
     assert torch.equal(again["a"], whole)
     assert torch.equal(again["tied"], whole)
     assert torch.equal(again["row"], whole[0])
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """The operating system refuses longer files, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_the_system_refuses_to_write_is_an_os_error_with_its_number(tmp_path: Path) -> None:
+    large = {"a": torch.zeros(10_000)}
+    snapshot = Snapshot(state=RunState(), model=large, optimizer={}, best=None)
+    with files_of_at_most(4_096):
+        with pytest.raises(OSError, match=r"x\.safetensors") as model:
+            write_tensors(large, tmp_path / "x.safetensors")
+        with pytest.raises(OSError, match=r"model\.safetensors") as checkpoint:
+            write_checkpoint(snapshot, tmp_path, run_digest="run")
+    assert model.value.errno == checkpoint.value.errno == errno.EFBIG
 
 
 def test_half_precision_is_widened(tmp_path: Path) -> None:

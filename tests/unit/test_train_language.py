@@ -13,7 +13,6 @@ from purvey.train.language import (
     LanguageLearner,
     TokenRow,
     collate,
-    document_rows,
     pack,
     row_losses,
     token_row,
@@ -85,14 +84,6 @@ def test_what_begins_a_prompt_begins_every_document() -> None:
     (row,) = pack([[1, 2], [3]], end_id=0, row_tokens=16, begin_ids=(9,))
     assert row.ids.tolist() == [9, 1, 2, 0, 9, 3, 0]
     assert pack([], end_id=0, row_tokens=16, begin_ids=(9,)) == []
-
-
-def test_documents_are_never_joined() -> None:
-    found = document_rows([[1, 2], [3]], end_id=0, row_tokens=8)
-    assert [[row.ids.tolist() for row in document] for document in found] == [
-        [[0, 1, 2, 0]],
-        [[0, 3, 0]],
-    ]
 
 
 def test_the_first_id_is_never_a_target_and_rows_are_cut() -> None:

@@ -134,8 +134,28 @@ def seen(*scores: tuple[float, float], patience: int = 2, min_delta: float = 0.0
         validation = Validation(score=score, loss=loss)
         replaced = is_better(validation, best)
         best = advance(best, validation, step=step, config=config)
+        assert best is not None
         told.append((replaced, best.step, should_stop(best, config)))
     return told
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_an_evaluation_that_is_no_number_is_never_the_best(broken: float) -> None:
+    config = EarlyStoppingConfig(patience=1)
+    no_number = Validation(score=broken, loss=0.5)
+    no_loss = Validation(score=0.9, loss=broken)
+    finite = Validation(score=0.1, loss=0.5)
+    for bad in (no_number, no_loss):
+        assert not is_better(bad, None)
+        assert advance(None, bad, step=1, config=config) is None
+        best = Best(step=1, validation=finite)
+        assert not is_better(bad, best)
+        after = advance(best, bad, step=2, config=config)
+        assert after == Best(step=1, validation=finite, num_worse_since=1)
+        assert should_stop(after, config)
+        stuck = Best(step=1, validation=bad, num_worse_since=3)
+        assert is_better(finite, stuck)
+        assert advance(stuck, finite, step=2, config=config) == Best(step=2, validation=finite)
 
 
 def test_patience_counts_evaluations_without_progress() -> None:

@@ -169,6 +169,14 @@ def test_a_time_limit_ends_the_run_and_the_schedule_with_it(tmp_path: Path) -> N
     assert told.reports[-1]["learning_rate"] < 0.2 * 0.2
 
 
+def test_a_first_evaluation_that_is_no_number_is_forgotten(tmp_path: Path) -> None:
+    learner, told = Line([math.nan, 0.2, 0.1, 0.1]), Told()
+    outcome = trainer(tmp_path, learner, told, recipe=config(epochs=4)).run()
+    assert outcome.state.best is not None
+    assert outcome.state.best.step == 6
+    assert torch.equal(learner.network.weight, learner.weights_at_eval[1])
+
+
 def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
     clock, told = FakeClock(), Told()
     recipe = config(epochs=4, checkpoint_interval_s=2.0)
@@ -197,6 +205,36 @@ def test_what_an_attempt_left_beyond_its_resume_point_gives_way(tmp_path: Path) 
     assert [names_after(step) for step in (5, 6, 7)] == [["5"], ["5", "6"], ["6", "7"]]
     assert names_after(4) == ["4"]
     assert names_after(5) == ["4", "5"]
+
+
+def save(root: Path, value: float, *, run_digest: str = "run") -> Path:
+    snapshot = Snapshot(
+        state=RunState(step=3), model={"w": torch.tensor([value])}, optimizer={}, best=None
+    )
+    return write_checkpoint(snapshot, root, run_digest=run_digest).folder
+
+
+def test_a_whole_checkpoint_of_the_same_step_is_never_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = save(tmp_path, 1.0)
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    assert save(tmp_path, 2.0) == kept  # whatever is killed, its bytes and record stay true
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "other run"])
+def test_an_unusable_checkpoint_of_the_same_step_gives_way(tmp_path: Path, damage: str) -> None:
+    folder = save(tmp_path, 1.0, run_digest="another" if damage == "other run" else "run")
+    if damage == "flip":
+        (folder / "model.safetensors").write_bytes(b"torn")
+    save(tmp_path, 2.0)
+    assert read_checkpoint(folder, run_digest="run").model["w"].item() == 2.0
 
 
 def test_pausing_saves_and_resuming_goes_on(tmp_path: Path) -> None:

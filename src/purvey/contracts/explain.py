@@ -111,15 +111,17 @@ class RandomGap(msgspec.Struct, frozen=True, kw_only=True):
 class Faithfulness(msgspec.Struct, frozen=True, kw_only=True):
     """How far the ranking tells the truth about this model and input.
 
+    What is normalised is divided by |value_full - value_empty|, never taken below 0.05.
+
     Args:
-        score: 0.5 + gap / 2, in [0, 1] for gaps in [-1, 1].
-        gap: (AUC of insertion - AUC of deletion) over (value_full - value_empty).
+        score: 0.5 + gap / 2, kept in [0, 1].
+        gap: AUC of insertion - AUC of deletion, normalised.
         p_value: (1 + random orders at least as good) / (n + 1).
         comprehensiveness: Mean drop when the top 10, 20, 50 % are removed, normalised.
         sufficiency_loss: Mean loss when only the top 10, 20, 50 % are kept, normalised.
-        completeness_error: |sum of scores - (full - empty)| / |full - empty|.
+        completeness_error: |sum of scores - (value_full - value_empty)|, normalised.
         verdict: `faithful` iff p <= 1/(n+1) and gap >= 0.3; `weak` if p <= 0.2;
-            `untestable` if |full - empty| < 0.05; else `unfaithful`.
+            `untestable` if |value_full - value_empty| < 0.05; else `unfaithful`.
     """
 
     score: float

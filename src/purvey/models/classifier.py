@@ -16,12 +16,18 @@ from torch import Tensor, nn
 
 from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput, PlainInput, TextInput
 from purvey.contracts.model import ImageSpec, InputSpec, ModelManifest, NumberSpec, Task, TextSpec
+from purvey.contracts.sizes import check_parameters
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models import text_ngrams
 from purvey.models.custom import UserModule, load_from_folder, load_from_roots
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.manifest import read_manifest, write_manifest
-from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
+from purvey.models.folder.safetensors_file import (
+    read_header,
+    read_tensors,
+    why_unstorable,
+    write_tensors,
+)
 from purvey.models.images import image_tensor
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
 
@@ -204,6 +210,10 @@ def _text_ngrams(num_classes: int, hyperparameters: Mapping[str, Any]) -> text_n
     width = fields.count("width", default=text_ngrams.DEFAULT_WIDTH)
     if buckets * width > 2**28:
         raise fields.refusal("buckets", "times width must be at most 2^28")
+    check_parameters(
+        buckets * width + num_classes * (width + 1),
+        f"a table of {buckets} x {width}, and {num_classes} labels x ({width} + 1)",
+    )
     dropout = hyperparameters.get("dropout", 0.0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise fields.refusal("dropout", "must be a number from 0 up to 1")
@@ -225,7 +235,20 @@ def _from_user_module(
         module_sha256=user.sha256,
     )
     network = user.build(num_classes=len(labels), hyperparameters=hyperparameters)
+    _check_storable(network, user.reference)
     return Classifier(manifest=manifest, module=network, source=user.source)
+
+
+def _check_storable(network: nn.Module, reference: str) -> None:
+    """Refuse now what would fail once the network is trained and saved, or loaded again."""
+    for name, value in network.state_dict().items():
+        complaint = why_unstorable(value)
+        if complaint is not None:
+            raise InvalidValueError(
+                f"{reference}: {name!r} {complaint}, so the model could not be saved.",
+                param="model.architecture",
+                hint="Store real numbers, or register the buffer with persistent=False.",
+            )
 
 
 def _tensor(value: PlainInput, spec: InputSpec, name: str) -> Tensor:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from purvey.errors import IntegrityError
+from purvey.models.folder.safetensors_file import write_tensors
 from purvey.train.state import RunState
 
 MANIFEST = "manifest.json"
@@ -55,33 +56,25 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
     """Write a checkpoint below `root`; of the others only the one before it is kept.
 
     Those of later steps are what an earlier attempt left, which was resumed from before them.
+    One of the same step and run that is whole is kept instead: taking it away first could
+    leave none, and its digest may already be on record.
 
     Args:
         snapshot: The state; tensors are copied to disk as they are.
         root: Folder of the run's checkpoints; made where missing.
         run_digest: Names the recipe and data; a resume under another one is refused.
+
+    Raises:
+        OSError: The disk refuses; no folder carries the checkpoint's name.
     """
-    step = snapshot.state.step
-    final = root / f"step-{step:08d}"
-    aside = root / f".writing-{step:08d}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _write(snapshot.model, aside / "model.safetensors")
-    _write(snapshot.optimizer, aside / "optimizer.safetensors")
-    if snapshot.best is not None:
-        _write(snapshot.best, aside / "best.safetensors")
-    (aside / STATE).write_bytes(msgspec.json.encode(snapshot.state))
-    names = sorted(path.name for path in aside.iterdir())
-    files = {name: _sha256(aside / name) for name in names}
-    manifest = CheckpointManifest(step=step, files=files, run_digest=run_digest)
-    (aside / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    for name in [*names, MANIFEST]:
-        _flush(aside / name)
-    _flush(aside)
-    shutil.rmtree(final, ignore_errors=True)  # a folder of an earlier attempt at this step
-    aside.rename(final)
+    final = root / f"step-{snapshot.state.step:08d}"
+    if not _is_usable(final, run_digest=run_digest):
+        aside = root / f".writing-{snapshot.state.step:08d}"
+        _fill(aside, snapshot, run_digest=run_digest)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
     _flush(root)
-    _drop_others(root, step=step)
+    _drop_others(root, step=snapshot.state.step)
     return Written(folder=final, digest=_sha256(final / MANIFEST))
 
 
@@ -91,16 +84,11 @@ def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
     Raises:
         IntegrityError: A file is missing or changed, or the checkpoint is of another run.
     """
+    manifest = _checked_manifest(folder, run_digest=run_digest)
     try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=CheckpointManifest)
-        for name, digest in manifest.files.items():
-            if name != Path(name).name or _sha256(folder / name) != digest:
-                raise IntegrityError(f"the file {name!r} of checkpoint {folder.name!r} changed.")
         state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
     except (OSError, msgspec.MsgspecError) as error:
         raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
-    if manifest.run_digest != run_digest:
-        raise IntegrityError(f"checkpoint {folder.name!r} belongs to another recipe or dataset.")
     has_best = "best.safetensors" in manifest.files
     return Snapshot(
         state=state,
@@ -110,8 +98,43 @@ def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
     )
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+def _checked_manifest(folder: Path, *, run_digest: str) -> CheckpointManifest:
+    """Return the manifest once every file that it names has its digest."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=CheckpointManifest)
+        for name, digest in manifest.files.items():
+            if name != Path(name).name or _sha256(folder / name) != digest:
+                raise IntegrityError(f"the file {name!r} of checkpoint {folder.name!r} changed.")
+    except (OSError, msgspec.MsgspecError) as error:
+        raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
+    if manifest.run_digest != run_digest:
+        raise IntegrityError(f"checkpoint {folder.name!r} belongs to another recipe or dataset.")
+    return manifest
+
+
+def _is_usable(folder: Path, *, run_digest: str) -> bool:
+    try:
+        _checked_manifest(folder, run_digest=run_digest)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str) -> None:
+    """Write every file, the manifest last, and flush them to disk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_tensors(snapshot.model, folder / "model.safetensors")
+    write_tensors(snapshot.optimizer, folder / "optimizer.safetensors")
+    if snapshot.best is not None:
+        write_tensors(snapshot.best, folder / "best.safetensors")
+    (folder / STATE).write_bytes(msgspec.json.encode(snapshot.state))
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    manifest = CheckpointManifest(step=snapshot.state.step, files=files, run_digest=run_digest)
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    for path in folder.iterdir():
+        _flush(path)
+    _flush(folder)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

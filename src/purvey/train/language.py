@@ -82,13 +82,6 @@ def pack(
     ]
 
 
-def document_rows(
-    documents: Iterable[Sequence[int]], *, end_id: int, row_tokens: int
-) -> list[list[TokenRow]]:
-    """Cut each document by itself into rows, for losses document by document."""
-    return [pack([document], end_id=end_id, row_tokens=row_tokens) for document in documents]
-
-
 class LanguageLearner:
     """A decoder with the sequences it learns from.
 

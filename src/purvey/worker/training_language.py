@@ -1,5 +1,7 @@
 """Train, test and save a language model: from scratch, or a base tuned in full or by LoRA."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 
@@ -10,11 +12,10 @@ from purvey.evaluate.reports import TextLosses, language_report
 from purvey.models.chat import ChatTemplate
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
-from purvey.models.folder.manifest import write_manifest
 from purvey.models.initialise import initialise
-from purvey.models.language import LanguageModel, save_language_model
+from purvey.models.language import LanguageModel, save_adapter_model, save_language_model
 from purvey.models.loading import open_model
-from purvey.models.lora import inject, merge, save_adapter
+from purvey.models.lora import inject, merge
 from purvey.models.tokenizer import Tokenizer
 from purvey.train.chance import seed_torch
 from purvey.train.language import LanguageLearner, TokenRow, row_losses
@@ -160,19 +161,15 @@ def _save(
     report: dict[str, object],
 ) -> None:
     """Write an adapter where the base is whole, else (also on an adapter) a whole folder."""
-    base = run.spec.base
+    is_adapted, base = run.config.train.method == "lora", run.spec.base
     manifest = ModelManifest(
         family="decoder", task="text-generation", lineage=run.lineage(), report=report
     )
-    if run.config.train.method == "lora" and base is not None and base.base_folder is None:
-        save_adapter(model.decoder, run.output, run.config.lora, base_name=base.name)
-        if template is not None:
-            template.save(run.output)
-        write_manifest(run.output, msgspec.structs.replace(manifest, base=base.digest))
+    made = replace(model, template=template, manifest=manifest)
+    if is_adapted and base is not None and base.base_folder is None:
+        named = replace(made, manifest=msgspec.structs.replace(manifest, base=base.digest))
+        save_adapter_model(run.output, named, run.config.lora, base_name=base.name)
         return
-    if run.config.train.method == "lora":
+    if is_adapted:
         merge(model.decoder)
-    whole = LanguageModel(
-        decoder=model.decoder, tokenizer=model.tokenizer, template=template, manifest=manifest
-    )
-    save_language_model(run.output, whole)
+    save_language_model(run.output, made)

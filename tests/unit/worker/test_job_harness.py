@@ -5,8 +5,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from purvey.contracts.jobs import (
     DatasetBuilt,
@@ -24,6 +27,7 @@ from purvey.contracts.jobs import (
 from purvey.contracts.wire import FrameReader, pack
 from purvey.errors import DivergedError, InvalidFileError, StorageUnavailableError
 from purvey.ipc.link import Link
+from purvey.models.folder import safetensors_file
 from purvey.worker import job as job_module
 from purvey.worker.job import failure_of, last_word, run
 from purvey.worker.job_link import JobInterrupted, JobLink
@@ -198,6 +202,20 @@ def test_no_spec_is_its_own_exit_status(supervisor: Supervisor) -> None:
 )
 def test_errors_become_failures_that_tell_no_content(error: Exception, failure: JobFailed) -> None:
     assert failure_of(error) == failure
+
+
+def test_a_disk_that_fills_up_under_tensors_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        message = "Error while serializing: I/O error: No space left on device (os error 28)"
+        raise SafetensorError(message)
+
+    monkeypatch.setattr(safetensors_file, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        safetensors_file.write_tensors({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
+    failure = failure_of(raised.value)
+    assert (failure.code, failure.is_transient) == ("insufficient_storage", True)
 
 
 def test_a_bug_is_logged_with_its_trace(

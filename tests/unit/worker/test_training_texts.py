@@ -19,3 +19,12 @@ def test_a_document_begins_as_a_prompt_does(tmp_path: Path) -> None:
     assert prompt[0] == tokenizer.bos_id
     for rows in (encoder.packed(["hello world"]), encoder.documents(["hello world"]).rows):
         assert rows[0].ids.tolist() == [*prompt, encoder.end_id]
+
+
+def test_documents_are_never_joined() -> None:
+    tokenizer = Tokenizer.train(["hello world"] * 9, vocabulary_size=270)
+    encoder = Encoder(tokenizer, ChatTemplate.default(tokenizer), max_tokens=64)
+    found = encoder.documents(["hello", "world"])
+    assert (found.owners, found.num_documents) == ([0, 1], 2)
+    texts = [tokenizer.decode(row.ids.tolist()) for row in found.rows]
+    assert texts == ["hello", "world"]

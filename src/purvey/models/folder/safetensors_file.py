@@ -6,7 +6,10 @@ holes or overlaps (https://github.com/huggingface/safetensors, "Format").
 
 import json
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ _MAX_DIMENSIONS = 8
 _MAX_TENSORS = 100_000
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
 _ITEM_BYTES |= {"U8": 1, "BOOL": 1}
+_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32}
+_DTYPES |= {torch.int16, torch.int8, torch.uint8, torch.bool}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +89,26 @@ def read_tensors(path: Path, *, is_finite_required: bool = True) -> dict[str, Te
     return tensors
 
 
+def why_unstorable(value: object) -> str | None:
+    """Say why a value of a state dict could not be written and read back; None if it can be."""
+    if not isinstance(value, Tensor):
+        return "is no tensor"
+    if value.layout != torch.strided:
+        return "is not dense"
+    if value.dtype not in _DTYPES:
+        return f"has the unsupported type {value.dtype}"
+    if value.ndim > _MAX_DIMENSIONS:
+        return f"has {value.ndim} dimensions, more than {_MAX_DIMENSIONS}"
+    return None
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as they are (detached, contiguous, each with its own bytes).
 
     Tensors that share memory, as tied weights do, are written as often as they are named.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     plain: dict[str, Tensor] = {}
     written: set[int] = set()
@@ -95,7 +117,20 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         storage = own.untyped_storage().data_ptr()
         plain[name] = own.clone() if storage in written else own
         written.add(storage)
-    save_file(plain, path, metadata={"format": "pt"})
+    with _named_os_error(path):
+        save_file(plain, path, metadata={"format": "pt"})
+
+
+@contextmanager
+def _named_os_error(path: Path) -> Iterator[None]:
+    """Raise what the system refused as `OSError`; the library keeps only its text."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _tensor_header(path: Path, name: str, entry: Any) -> TensorHeader:  # noqa: ANN401 (JSON)
