@@ -38,6 +38,13 @@ def test_a_base_is_tuned_by_lora_unless_asked_in_full() -> None:
     assert with_recipe_defaults(asked)["optimizer"] == full["optimizer"] != lora["optimizer"]
 
 
+def test_only_new_weights_are_drawn_by_a_scheme() -> None:
+    new = with_recipe_defaults({"task": "image-classification"})
+    tuned = with_recipe_defaults({"task": "image-classification", "model": {"base": "x"}})
+    assert parse_recipe(new).init.scheme == "kaiming_normal"
+    assert parse_recipe(tuned).init.scheme == "default"
+
+
 def test_the_users_word_wins_key_by_key() -> None:
     values = with_recipe_defaults(
         {

@@ -66,6 +66,20 @@ def test_everything_unsaid_is_resolved_and_digested() -> None:
             "recipe",
             "model.base",
         ),
+        (
+            {
+                "task": "image-classification",
+                "model": {"base": "digits"},
+                "init": {"scheme": "kaiming_normal"},
+            },
+            "recipe.init.scheme",
+            "model.base has its own",
+        ),
+        (
+            {"task": "text-generation", "model": {"hyperparameters": {"hidden_size": 65_536}}},
+            "recipe.model.hyperparameters",
+            "4096 x 65536, and 4 layers of 51543932928",
+        ),
         ({}, "recipe.task", "required"),
     ],
 )

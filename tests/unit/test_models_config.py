@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from purvey.contracts.sizes import DecoderSizes, check_new_decoder
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.config import DecoderConfig
+from purvey.models.decoder import Decoder
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -100,3 +102,36 @@ def test_a_wrong_hyperparameter_is_refused_by_name(
     assert refusal.value.param == f"model.hyperparameters.{named}"
     if named == "hiden_size":
         assert "'hidden_size'" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "words"),
+    [
+        ({"hidden_size": 2**20}, "300 x 1048576, and 4 layers of"),
+        ({"mlp_size": 2**24}, "layers of 6442516736"),
+        ({"num_layers": 10_000, "hidden_size": 2}, "num_layers is 10000; at most 512"),
+    ],
+)
+def test_a_model_that_no_host_holds_is_refused_before_it_is_built(
+    hyperparameters: dict[str, Any], words: str
+) -> None:
+    for refused_by in (
+        lambda: build(hyperparameters),
+        lambda: check_new_decoder(hyperparameters, vocabulary_size=300),
+    ):
+        with pytest.raises(InvalidValueError, match=words) as refusal:
+            refused_by()
+        assert refusal.value.param == "recipe.model.hyperparameters"
+
+
+@pytest.mark.parametrize(
+    "hyperparameters", [{}, {"is_tied": False, "num_heads": 8, "num_kv_heads": 2, "mlp_size": 40}]
+)
+def test_parameters_are_counted_as_they_are_built(hyperparameters: dict[str, Any]) -> None:
+    decoder = Decoder(build(hyperparameters))
+    built = sum(parameter.numel() for parameter in decoder.parameters())
+    assert DecoderSizes.of(hyperparameters).num_parameters(300) == built
+
+
+def test_what_is_no_number_is_not_counted() -> None:
+    check_new_decoder({"num_layers": "many", "hidden_size": 10**9}, vocabulary_size=300)

@@ -48,7 +48,8 @@ def recipe_defaults(
 
     Args:
         task: What is trained.
-        has_base: Whether the recipe names `model.base`; then there is no architecture.
+        has_base: Whether the recipe names `model.base`; then there is no architecture, and
+            there are no weights to initialise.
         method: How a language model's base is tuned; ignored elsewhere.
     """
     match task:
@@ -65,6 +66,7 @@ def recipe_defaults(
     defaults = copy.deepcopy(chosen)
     if has_base:
         defaults.pop("model", None)
+        defaults.pop("init", None)
     return defaults
 
 

@@ -65,6 +65,10 @@ class Limits:
     """Optimizer steps of one run."""
     sequence_tokens: int = 131_072
     """Tokens of one training sequence."""
+    new_parameters: int = 1_000_000_000
+    """Parameters of a built-in architecture built anew; training holds 16 bytes for each."""
+    new_layers: int = 512
+    """Layers of a decoder built anew."""
     lora_rank: int = 1_024
     """Rank of a LoRA adapter."""
     explanation_forwards: int = 4_096

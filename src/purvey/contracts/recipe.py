@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import Task
+from purvey.contracts.sizes import check_new_decoder
 from purvey.errors import InvalidValueError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -200,9 +201,11 @@ def parse_recipe(values: dict[str, Any], *, at: str = "recipe") -> TrainConfig:
         InvalidValueError: Names the first field at fault; a misspelt one with the nearest name.
     """
     try:
-        return TrainConfig.model_validate(values)
+        recipe = TrainConfig.model_validate(values)
     except ValidationError as error:
         raise first_problem(error, TrainConfig, at=at) from None
+    _check_model(recipe, at=at)
+    return recipe
 
 
 def parse_recipe_toml(text: str) -> dict[str, Any]:
@@ -228,6 +231,18 @@ def first_problem(
         meant = _suggestion(schema, path)
         return InvalidValueError(f"unknown field {param!r}.{meant}", param=param)
     return InvalidValueError(f"{param or 'the body'}: {problem['msg']}.", param=param or None)
+
+
+def _check_model(recipe: TrainConfig, *, at: str) -> None:
+    if recipe.model.base is not None and recipe.init.scheme != "default":
+        raise InvalidValueError(
+            "init.scheme fills the weights of a new architecture; model.base has its own.",
+            param=f"{at}.init.scheme",
+        )
+    if recipe.task == "text-generation" and recipe.model.base is None:
+        check_new_decoder(
+            recipe.model.hyperparameters, vocabulary_size=recipe.tokenizer.vocabulary_size
+        )
 
 
 def _suggestion(schema: type[BaseModel], path: list[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from purvey.contracts.sizes import DECODER_COUNTS, DecoderSizes
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.folder.config_fields import Fields
 
@@ -140,25 +141,31 @@ class DecoderConfig:
         `context_tokens` (256), `rope_theta` (10,000), `is_tied` (true).
 
         Raises:
-            InvalidValueError: A name is unknown or a value impossible; `param` names it.
+            InvalidValueError: A name is unknown or a value impossible, and `param` names it; or
+                the model would be larger than the limits table allows.
         """
         fields = Fields(hyperparameters, error=InvalidValueError, at="model.hyperparameters.")
         fields.refuse_unknown(_HYPERPARAMETERS)
-        hidden_size = fields.count("hidden_size", default=128)
-        num_heads = fields.count("num_heads", default=max(1, hidden_size // 32))
-        if hidden_size % num_heads:
-            raise fields.refusal("num_heads", f"must divide hidden_size {hidden_size}")
+        given: dict[str, Any] = {
+            name: fields.count(name)
+            for name in DECODER_COUNTS
+            if hyperparameters.get(name) is not None
+        }
+        sizes = DecoderSizes.of({**given, "is_tied": fields.flag("is_tied", default=True)})
+        if sizes.hidden_size % sizes.num_heads:
+            raise fields.refusal("num_heads", f"must divide hidden_size {sizes.hidden_size}")
+        sizes.check(vocabulary_size)
         config = cls(
             vocabulary_size=vocabulary_size,
-            hidden_size=hidden_size,
-            mlp_size=fields.count("mlp_size", default=-(-hidden_size * 8 // 96) * 32),
-            num_layers=fields.count("num_layers", default=4),
-            num_heads=num_heads,
-            num_kv_heads=fields.count("num_kv_heads", default=num_heads),
-            head_size=hidden_size // num_heads,
-            context_tokens=fields.count("context_tokens", default=256),
+            hidden_size=sizes.hidden_size,
+            mlp_size=sizes.mlp_size,
+            num_layers=sizes.num_layers,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_size=sizes.head_size,
+            context_tokens=sizes.context_tokens,
             rope_theta=fields.number("rope_theta", default=10_000.0),
-            is_tied=fields.flag("is_tied", default=True),
+            is_tied=sizes.is_tied,
             bos_id=bos_id,
             eos_ids=eos_ids,
         )
@@ -215,16 +222,7 @@ class DecoderConfig:
             raise error(f"the head size {self.head_size} is odd", param=f"{at}num_heads")
 
 
-_HYPERPARAMETERS = (
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_size",
-    "context_tokens",
-    "rope_theta",
-    "is_tied",
-)
+_HYPERPARAMETERS = (*DECODER_COUNTS, "rope_theta", "is_tied")
 
 
 def _refuse_unsupported(fields: Fields) -> None:
