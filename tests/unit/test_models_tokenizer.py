@@ -1,6 +1,8 @@
 """Tokenizers trained here, and definitions that are refused."""
 
+import copy
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,37 @@ def test_training_is_deterministic() -> None:
     first, second = (Tokenizer.train(texts, vocabulary_size=280) for _ in range(2))
     assert first.encode("a b c") == second.encode("a b c")
     assert first.vocabulary_size == second.vocabulary_size
+
+
+def eating(*, left: bool, right: bool) -> Tokenizer:
+    """A tokenizer whose last special token swallows the white space beside it."""
+    definition = copy.deepcopy(TRAINED._definition)
+    definition["added_tokens"][2] |= {"lstrip": left, "rstrip": right}
+    return Tokenizer(definition, TRAINED.config)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "pieces"),
+    [
+        (False, False, ["a ", 1, " \n ", 2, "  ", 2, " b"]),
+        (True, False, ["a ", 1, 2, 2, " b"]),
+        (False, True, ["a ", 1, " \n ", 2, 2, "b"]),
+        (True, True, ["a ", 1, 2, 2, "b"]),
+    ],
+)
+def test_a_special_token_swallows_white_space_beside_it(
+    left: bool, right: bool, pieces: list[str | int]
+) -> None:
+    text = "a <|im_start|> \n <|im_end|>  <|im_end|> b"
+    assert eating(left=left, right=right).split_special(text) == pieces
+
+
+def test_long_white_space_is_read_once() -> None:
+    """Tens of thousands of spaces took seconds when each was tried as a beginning."""
+    tokenizer, text = eating(left=True, right=True), " " * 40_000 + "x"
+    began_s = time.process_time()
+    assert tokenizer.split_special(text) == [text]
+    assert time.process_time() - began_s < 0.2
 
 
 @given(st.text())

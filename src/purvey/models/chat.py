@@ -1,8 +1,7 @@
 """Conversations to tokens: a model's chat template, in an immutable sandbox.
 
-What a user writes can never become a special token. Every special token's text inside a
-message is broken by a noncharacter before rendering; only unbroken ones, which the template
-itself wrote, are recognised; then the noncharacter is taken out again.
+What a user writes can never become a special token, nor another token that the template
+writes itself (`chat_guard.py`).
 """
 
 import itertools
@@ -21,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.models.chat_guard import Guard
 from purvey.models.folder.json_file import read_optional_object
 from purvey.models.tokenizer import Tokenizer
 
@@ -43,7 +43,6 @@ PLAIN_TEMPLATE = (
 """For a foreign tokenizer that has no tokens for turns: the end token ends an answer."""
 _PROBE = "answer-0"
 _MAX_RENDERED_CHARS = 2 * LIMITS.prompt_chars
-_BREAKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters: never text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +64,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos_token: str | None, eos_token: str | None) -> None:
         self.source = source
+        self._written = " ".join((source, bos_token or "", eos_token or ""))
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
         try:
             self._template = _environment().from_string(source)
@@ -93,7 +93,9 @@ class ChatTemplate:
     @classmethod
     def for_tokenizer(cls, source: str, tokenizer: Tokenizer) -> "ChatTemplate":
         """Compile a template with a tokenizer's begin and end tokens."""
-        return cls(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        template = cls(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        tokenizer.with_control_tokens(template._written)  # built now, not in the first request
+        return template
 
     @classmethod
     def default(cls, tokenizer: Tokenizer) -> "ChatTemplate":
@@ -128,8 +130,8 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """Render and encode; special tokens inside messages stay text."""
-        guard = _Guard(messages, tokenizer)
+        """Render and encode; control tokens inside messages stay text."""
+        guard = self._guard(messages, tokenizer)
         text = self.render(guard.messages, add_generation_prompt=add_generation_prompt)
         return guard.encode(text)
 
@@ -143,7 +145,7 @@ class ChatTemplate:
             InvalidValueError: There is no assistant turn, or the template renders the beginning
                 of the conversation differently once the answer is known.
         """
-        guard = _Guard(messages, tokenizer)
+        guard = self._guard(messages, tokenizer)
         whole = self.render(guard.messages, add_generation_prompt=False)
         spans = self._answers(guard, whole)
         if not spans:
@@ -162,7 +164,7 @@ class ChatTemplate:
         return TrainingRow(ids=ids, is_target=is_target)
 
     def turn_end(self, tokenizer: Tokenizer) -> int | None:
-        """Return the special token that the template writes behind an answer, if it does.
+        """Return the control token that the template writes behind an answer, if it does.
 
         An answer ends there, whether or not the model's configuration lists the token.
         """
@@ -173,7 +175,8 @@ class ChatTemplate:
         except InvalidValueError:
             return None
         behind = whole.rpartition(_PROBE)[2].lstrip()
-        first = next(iter(tokenizer.split_special(behind)), None)
+        control = tokenizer.with_control_tokens(self._written)
+        first = next(iter(control.split_special(behind)), None)
         return first if isinstance(first, int) else None
 
     def save(self, folder: Path) -> None:
@@ -181,7 +184,11 @@ class ChatTemplate:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TEMPLATE_NAME).write_text(self.source, encoding="utf-8")
 
-    def _answers(self, guard: "_Guard", whole: str) -> list[tuple[int, int]]:
+    def _guard(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> Guard:
+        control = tokenizer.with_control_tokens(self._written)
+        return Guard(messages, control, own_tokens=tokenizer.special_tokens)
+
+    def _answers(self, guard: Guard, whole: str) -> list[tuple[int, int]]:
         """Find start and end of every assistant turn in the rendered conversation."""
         spans = []
         for index, message in enumerate(guard.messages):
@@ -192,48 +199,6 @@ class ChatTemplate:
             if whole.startswith(before) and whole.startswith(after):
                 spans.append((len(before), guard.end_of_turn(after)))
         return [(start, end) for start, end in spans if start < end]
-
-
-class _Guard:
-    """Messages whose special tokens are broken, and the way back."""
-
-    def __init__(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> None:
-        text = "".join(message.content + (message.name or "") for message in messages)
-        free = [character for character in _BREAKS if character not in text]
-        if not free:
-            raise InvalidValueError("messages hold too many noncharacters.", param="messages")
-        self._break, self._tokenizer = free[0], tokenizer
-        specials = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        self._specials = [special for special in specials if special in text]
-        self._all = tuple(specials)
-        self._beginnings = tuple({s[:size] for s in specials for size in range(1, len(s))})
-        self.messages = [self._broken(message) for message in messages]
-
-    def encode(self, rendered: str, *, after: Sequence[int] = ()) -> list[int]:
-        """Encode rendered text: unbroken special tokens are tokens, broken ones text.
-
-        `after` are the ids of the rendered text before it.
-        """
-        pieces = [
-            piece if isinstance(piece, int) else piece.replace(self._break, "")
-            for piece in self._tokenizer.split_special(rendered)
-        ]
-        return self._tokenizer.encode_pieces(pieces, after=after)
-
-    def end_of_turn(self, rendered: str) -> int:
-        """Return where a turn ends: behind its last special token, if it closes with one."""
-        trimmed = rendered.rstrip()
-        return len(trimmed) if trimmed.endswith(self._all) else len(rendered)
-
-    def _broken(self, message: ChatMessage) -> ChatMessage:
-        name = None if message.name is None else self._break_in(message.name)
-        return ChatMessage(role=message.role, content=self._break_in(message.content), name=name)
-
-    def _break_in(self, text: str) -> str:
-        for special in self._specials:
-            text = text.replace(special, special[:1] + self._break + special[1:])
-        # A template may print the next message right behind this one.
-        return text + self._break if text.endswith(self._beginnings) else text
 
 
 class _Generation(Extension):

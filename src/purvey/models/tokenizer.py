@@ -6,7 +6,6 @@ Special tokens are recognised only where the caller says so; in a user's text th
 """
 
 import codecs
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,15 @@ from typing import Any
 import tokenizers
 
 from purvey.errors import InvalidCheckpointError
-from purvey.models.bpe.parts import leading_space, parse, read_special_tokens, without_prefix
+from purvey.models.bpe.parts import (
+    leading_space,
+    parse,
+    read_special_tokens,
+    with_control_tokens,
+    without_prefix,
+)
 from purvey.models.bpe.spelling import TokenBytes, token_bytes_of
+from purvey.models.bpe.splitting import Splitter
 from purvey.models.bpe.training import BEGIN_END, train_byte_level
 from purvey.models.folder.json_file import read_object, read_optional_object, write_object
 
@@ -43,15 +49,17 @@ class Tokenizer:
     ) -> None:
         self._definition, self._config = definition, dict(config or {})
         self._whole = parse(definition)
-        self._inner = parse(without_prefix(definition, is_inner=True))
-        self._bare = parse(without_prefix(definition, is_inner=False))
+        self._inner = self._parsed(without_prefix(definition, is_inner=True))
+        self._bare = self._parsed(without_prefix(definition, is_inner=False))
         self._bytes: TokenBytes = token_bytes_of(definition, self._whole)
         self._special = read_special_tokens(definition)
+        self._splitter = Splitter(self._special.values())
         self._drops_leading_space = leading_space(definition)
         self.bos_id = self._named_id("bos_token")
         own_eos = self._named_id("eos_token")
         self.eos_ids = eos_ids or (() if own_eos is None else (own_eos,))
         self.prefix_ids: tuple[int, ...] = self._find_prefix()
+        self._by_written: dict[str, Tokenizer] = {}
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
@@ -122,6 +130,20 @@ class Tokenizer:
         """Special tokens by text."""
         return {token.content: token.id for token in self._special.values()}
 
+    def with_control_tokens(self, written: str) -> "Tokenizer":
+        """Return the tokenizer for which added tokens that a chat template writes are special.
+
+        Args:
+            written: The template's source, and whatever else it may print literally.
+        """
+        found = self._by_written.get(written)
+        if found is None:  # two threads may build it twice; either result will do
+            marked = with_control_tokens(self._definition, written)
+            is_same = marked is self._definition
+            found = self if is_same else Tokenizer(marked, self._config, eos_ids=self.eos_ids)
+            self._by_written[written] = found
+        return found
+
     def token_id(self, text: str) -> int | None:
         """Return the id of one token's exact text, if there is one."""
         return self._whole.token_to_id(text)
@@ -171,13 +193,7 @@ class Tokenizer:
 
     def split_special(self, text: str) -> list[str | int]:
         """Split text at special tokens into pieces of plain text and ids."""
-        pieces: list[str | int] = []
-        position = 0
-        for match in self._special_pattern.finditer(text):
-            pieces += [text[position : match.start()]] if match.start() > position else []
-            pieces.append(int(str(match.lastgroup).removeprefix("t")))
-            position = match.end()
-        return [*pieces, text[position:]] if position < len(text) else pieces
+        return self._splitter.split(text)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Return the text of ids; bytes that form no character become U+FFFD."""
@@ -226,11 +242,9 @@ class Tokenizer:
     def _special_ids(self) -> frozenset[int]:
         return frozenset(token.id for token in self._special.values())
 
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._special.values(), key=lambda token: -len(token.content))
-        parts = [f"(?P<t{token.id}>{token.pattern})" for token in longest_first]
-        return re.compile("|".join(parts) or "(?!)")
+    def _parsed(self, definition: dict[str, Any]) -> tokenizers.Tokenizer:
+        """Build a variant; the usual one, where nothing differs, is the whole tokenizer itself."""
+        return self._whole if definition is self._definition else parse(definition)
 
     def _named_text(self, name: str) -> str | None:
         value = self._config.get(name)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +19,6 @@ class SpecialToken:
     content: str
     eats_left: bool
     eats_right: bool
-
-    @property
-    def pattern(self) -> str:
-        """Regular expression of the token with the white space it swallows."""
-        left, right = (r"\s*" if eats else "" for eats in (self.eats_left, self.eats_right))
-        return left + re.escape(self.content) + right
 
 
 def parse(definition: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -66,6 +59,28 @@ def read_special_tokens(definition: dict[str, Any]) -> dict[str, SpecialToken]:
         for token in definition.get("added_tokens") or ()
         if token.get("special") and token.get("content")
     }
+
+
+def with_control_tokens(definition: dict[str, Any], written: str) -> dict[str, Any]:
+    """Return the definition with every added token that `written` holds marked as special.
+
+    White space and single characters stay text: they cannot be told from a message's own.
+
+    Args:
+        definition: The content of `tokenizer.json`; returned itself when nothing changes.
+        written: What a chat template may write.
+    """
+
+    def is_meant(token: dict[str, Any]) -> bool:
+        content = str(token.get("content") or "")
+        is_text = len(content) < 2 or content.isspace()
+        return not token.get("special") and not is_text and content in written
+
+    added = definition.get("added_tokens") or ()
+    if not any(map(is_meant, added)):
+        return definition
+    marked = [{**token, "special": True} if is_meant(token) else token for token in added]
+    return {**definition, "added_tokens": marked}
 
 
 def leading_space(definition: dict[str, Any]) -> bool:
