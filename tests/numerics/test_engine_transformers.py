@@ -89,7 +89,7 @@ def _engine(folder: Path) -> tuple[Core, Door]:
         stop_ids=frozenset(),
         vocabulary_size=270,
         context_tokens=256,
-        check_fits=core.check_fits,
+        cache_tokens=core.cache_tokens,
     )
     return core, door
 

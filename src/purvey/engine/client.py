@@ -49,6 +49,10 @@ Question = Generate | Score | Classify | Tokenize | Explain
 Answer = Started | Delta | Finished | Scored | Classified | Tokenized | Explained | Refused
 A = TypeVar("A", Scored, Classified, Tokenized, Explained)
 _NUM_REMEMBERED = 16_384
+SILENCE_S = 60.0
+"""How long an engine that has requests may say nothing, not even its statistics of every second."""
+_LOOKS = 6
+"""Looks that make up this silence: counting them, a server that was itself stopped kills nobody."""
 
 
 class LocalEngineLauncher:
@@ -57,13 +61,20 @@ class LocalEngineLauncher:
     Args:
         cwd: Working directory of the processes; nothing is written there by intent.
         load_timeout_s: Longest time a model may take to load.
+        silence_s: Longest time that a loaded engine with requests may say nothing.
         command: What to run instead of `python -m purvey.worker engine`.
     """
 
     def __init__(
-        self, *, cwd: Path, load_timeout_s: float = 900.0, command: Sequence[str] | None = None
+        self,
+        *,
+        cwd: Path,
+        load_timeout_s: float = 900.0,
+        silence_s: float = SILENCE_S,
+        command: Sequence[str] | None = None,
     ) -> None:
-        self._cwd, self._load_timeout_s, self._command = cwd, load_timeout_s, command
+        self._cwd, self._command = cwd, command
+        self._load_timeout_s, self._silence_s = load_timeout_s, silence_s
 
     async def launch(self, load: LoadModel) -> "IpcEngine":
         """Start an engine and wait until its model is loaded.
@@ -90,7 +101,7 @@ class LocalEngineLauncher:
             if loaded is None:  # whatever it was, no process is left behind
                 await _end(child)
         logger.info("engine.loaded", extra={"model": load.source.name, "pid": child.pid})
-        return IpcEngine(child, messages, loaded)
+        return IpcEngine(child, messages, loaded, silence_s=self._silence_s)
 
     async def _first_reply(self, messages: AsyncIterator[FromEngine]) -> ModelLoaded:
         match await anext(messages, None):
@@ -112,7 +123,12 @@ class IpcEngine:
     """
 
     def __init__(
-        self, child: Child[FromEngine], messages: AsyncIterator[FromEngine], model: ModelLoaded
+        self,
+        child: Child[FromEngine],
+        messages: AsyncIterator[FromEngine],
+        model: ModelLoaded,
+        *,
+        silence_s: float,
     ) -> None:
         self.pid = child.pid
         self._child, self._messages, self._model = child, messages, model
@@ -123,6 +139,8 @@ class IpcEngine:
         self._ended: PurveyError | None = None
         self._is_draining = False
         self._sending: set[asyncio.Task[None]] = set()
+        self._num_silent_looks = 0
+        self._watch = asyncio.create_task(self._end_when_frozen(silence_s), name="engine-watch")
         self._pump = asyncio.create_task(self._read_replies(), name=f"engine-{child.pid}")
 
     @property
@@ -241,15 +259,26 @@ class IpcEngine:
         error: PurveyError = WorkerCrashedError("the engine process died")
         try:
             async for message in self._messages:
+                self._num_silent_looks = 0
                 self._dispatch(message)
         except InternalError as wrong:
             logger.exception("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
             error = wrong
-        self._ended = error
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(None)
+        finally:
+            self._ended = error
+            self._watch.cancel()
+            for inbox in self._inboxes.values():
+                inbox.put_nowait(None)
         if not self._is_draining:  # else `close` waits for it to exit by itself
             await _end(self._child)
+
+    async def _end_when_frozen(self, silence_s: float) -> None:
+        """Kill an engine that is stopped or locked up; its requests then end as for a death."""
+        while self._num_silent_looks < _LOOKS:
+            await asyncio.sleep(silence_s / _LOOKS)
+            self._num_silent_looks = self._num_silent_looks + 1 if self._inboxes else 0
+        logger.error("engine.frozen", extra={"pid": self.pid, "timeout_s": silence_s})
+        self._child.kill()
 
     def _dispatch(self, message: FromEngine) -> None:
         if isinstance(message, EngineStats):

@@ -20,12 +20,7 @@ from purvey.engine.request import Sequence
 from purvey.engine.runner import Runner
 from purvey.engine.scheduler import Budget, Candidate, State, plan
 from purvey.engine.work import EndReason, Work
-from purvey.errors import (
-    ContextLengthError,
-    InternalError,
-    PurveyError,
-    SettingError,
-)
+from purvey.errors import InternalError, PurveyError, SettingError
 from purvey.telemetry.metrics import BROAD_CATCHES
 
 logger = logging.getLogger(__name__)
@@ -64,19 +59,10 @@ class Core:
 
     # Any thread ------------------------------------------------------------------------------
 
-    def check_fits(self, num_positions: int) -> None:
-        """Refuse what could never be admitted.
-
-        Raises:
-            ContextLengthError: The cache as a whole is too small for it.
-        """
-        if self._pool.blocks_for(num_positions) > self._pool.num_blocks:
-            capacity = self._pool.num_blocks * BLOCK_TOKENS
-            raise ContextLengthError(
-                f"prompt and output may take {num_positions} tokens; the cache holds {capacity}.",
-                param="max_tokens",
-                hint="Ask for less output, or give the engine more kv_cache_bytes.",
-            )
+    @property
+    def cache_tokens(self) -> int:
+        """Positions that the cache holds as a whole."""
+        return self._pool.num_blocks * BLOCK_TOKENS
 
     def submit(self, work: Work) -> None:
         """Accept work.

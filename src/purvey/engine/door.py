@@ -1,7 +1,5 @@
 """The door of a language model: prompts become tokens, and what cannot be served is refused."""
 
-from collections.abc import Callable
-
 from purvey.contracts.engine import (
     ChatPrompt,
     Generate,
@@ -16,9 +14,6 @@ from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValu
 from purvey.models.chat import ChatTemplate
 from purvey.models.tokenizer import Tokenizer
 
-CheckFits = Callable[[int], None]
-"""Refuses a number of positions that the cache could never hold."""
-
 
 class Door:
     """Turns requests into work, or refuses them before any work is done. Safe in any thread.
@@ -29,7 +24,7 @@ class Door:
         stop_ids: Tokens that end an output.
         vocabulary_size: Token ids it has a row for.
         context_tokens: Longest prompt plus output.
-        check_fits: What the cache adds to the refusals.
+        cache_tokens: Positions that the whole cache holds; an output's last token needs none.
     """
 
     def __init__(
@@ -40,11 +35,11 @@ class Door:
         stop_ids: frozenset[int],
         vocabulary_size: int,
         context_tokens: int,
-        check_fits: CheckFits,
+        cache_tokens: int,
     ) -> None:
         self._tokenizer, self._template, self._stop_ids = tokenizer, template, stop_ids
         self._vocabulary_size, self._context_tokens = vocabulary_size, context_tokens
-        self._check_fits = check_fits
+        self._cache_tokens = cache_tokens
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt.
@@ -91,7 +86,7 @@ class Door:
     def generation(
         self, request: Generate, reply: Reply, *, is_background: bool = False
     ) -> Generation:
-        """Build the work of a request.
+        """Build the work of a request; without `max_tokens` it may take all room that is left.
 
         Args:
             request: What is asked.
@@ -104,7 +99,7 @@ class Door:
         """
         prompt, sampling = request.prompt, request.sampling
         ids = self.encode(prompt)
-        left = self._context_tokens - len(ids)
+        left = min(self._context_tokens, self._cache_tokens + 1) - len(ids)
         num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
         self._check_context(len(ids), num_new, _param(prompt))
         sequence = Sequence(
@@ -142,7 +137,15 @@ class Door:
                 param=param,
                 hint="Shorten the prompt, or ask for less output.",
             )
-        self._check_fits(num_prompt + max(num_new - 1, 0))
+        num_positions = num_prompt + max(num_new - 1, 0)
+        if num_positions > self._cache_tokens:
+            raise ContextLengthError(
+                f"prompt and output may take {num_positions} tokens; the cache holds "
+                f"{self._cache_tokens}.",
+                param=param,
+                hint="Shorten the prompt, ask for less output, or give the engine more "
+                "kv_cache_bytes.",
+            )
 
 
 def _prompt_logprobs_from(sampling: Sampling) -> int | None:

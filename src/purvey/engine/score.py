@@ -14,10 +14,11 @@ from torch import Tensor
 
 from purvey.contracts.engine import Prompt, TextPrompt, TokenPrompt
 from purvey.engine.core import Core
+from purvey.engine.inbox import MAX_BACKGROUND
 from purvey.engine.request import Sequence
 from purvey.engine.sampling import logprobs
 from purvey.engine.work import EndReason
-from purvey.errors import PurveyError
+from purvey.errors import InvalidValueError, PurveyError
 
 Pair = tuple[Prompt, TextPrompt | TokenPrompt]
 EncodePair = Callable[[Pair], tuple[list[int], list[int]]]
@@ -41,7 +42,8 @@ class Scorer:
         Cancelling the future frees what its pairs hold within one step.
 
         Raises:
-            PurveyError: A pair is refused; none of them was submitted.
+            PurveyError: A pair is refused, or there are more than the engine ever holds; none
+                of them was submitted.
             CapacityError: Too much background work waits; those submitted are cancelled.
         """
         return self.submit_encoded([self._encode(pair) for pair in pairs])
@@ -50,6 +52,12 @@ class Scorer:
         self, pairs: Listed[tuple[list[int], list[int]]]
     ) -> Future[list[list[float]]]:
         """As `submit`, of token ids."""
+        if len(pairs) > MAX_BACKGROUND:  # waiting would not help: they are held together
+            raise InvalidValueError(
+                f"one request scores {len(pairs)} outputs; at most {MAX_BACKGROUND} can be held.",
+                param="questions",
+                hint="Split the request.",
+            )
         scores = [_Score(prompt, output) for prompt, output in pairs]
         result = _Result(scores, self._core)
         try:

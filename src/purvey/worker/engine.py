@@ -35,6 +35,7 @@ from purvey.telemetry.metrics import BROAD_CATCHES
 from purvey.worker.resident import Question, Resident, refusal
 from purvey.worker.resident_classifier import ResidentClassifier
 from purvey.worker.resident_language import ResidentLanguage
+from purvey.worker.tickets import Ticket, Tickets
 
 logger = logging.getLogger(__name__)
 _STATS_INTERVAL_S = 1.0
@@ -91,8 +92,8 @@ def _open(load: LoadModel) -> Resident:
 class _Process:
     """The threads of a loaded engine and who is being served.
 
-    Invariant: `_asked` holds the ids that wait for, or are in, the desk or the explanations;
-    `_cancelled` is a subset of it.
+    Invariant: every question that waits for, or is in, the desk or the explanations has an
+    open ticket.
     """
 
     def __init__(self, link: EngineLink, resident: Resident) -> None:
@@ -102,9 +103,7 @@ class _Process:
         self._loop = threading.Thread(target=self._run_loop, name="loop", daemon=True)
         self._ended = threading.Event()
         self._is_draining = False
-        self._lock = threading.Lock()
-        self._asked: set[str] = set()
-        self._cancelled: set[str] = set()
+        self._tickets = Tickets()
 
     def run(self) -> None:
         """Serve until drained or abandoned."""
@@ -143,40 +142,28 @@ class _Process:
         if self._is_draining:
             self._refuse(question.request_id, ShuttingDownError("the engine is shutting down."))
             return
-        with self._lock:
-            self._asked.add(question.request_id)
-        executor.submit(self._answer, question)
+        executor.submit(self._answer, question, self._tickets.open(question.request_id))
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: Question, ticket: Ticket) -> None:
         request_id = question.request_id
         with bind(request_id=request_id):
             try:
-                if not self._is_cancelled(request_id):
-                    self._resident.answer(question, self._send, self._checker(request_id))
+                if not ticket.is_cancelled:
+                    self._resident.answer(question, self._send, self._checker(ticket))
             except CancelledError:
                 logger.info("engine.cancelled")
             except Exception as error:  # noqa: BLE001 (the request's fence: the engine goes on)
                 self._refuse(request_id, _named(error, "the engine failed on this request."))
-        with self._lock:
-            self._asked.discard(request_id)
-            was_cancelled = request_id in self._cancelled
-            self._cancelled.discard(request_id)
-        if was_cancelled:  # it came while the request was on its way into the loop
+        if self._tickets.close(ticket):  # cancelled on the way into the loop
             self._resident.cancel(request_id)
 
     def _cancel(self, request_id: str) -> None:
-        with self._lock:
-            if request_id in self._asked:
-                self._cancelled.add(request_id)
+        self._tickets.cancel(request_id)
         self._resident.cancel(request_id)
 
-    def _is_cancelled(self, request_id: str) -> bool:
-        with self._lock:
-            return request_id in self._cancelled
-
-    def _checker(self, request_id: str) -> Callable[[], None]:
+    def _checker(self, ticket: Ticket) -> Callable[[], None]:
         def check() -> None:
-            if self._is_cancelled(request_id) or self._ended.is_set():
+            if ticket.is_cancelled or self._ended.is_set():
                 raise CancelledError
 
         return check

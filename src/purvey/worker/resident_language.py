@@ -55,7 +55,7 @@ class ResidentLanguage:
             stop_ids=model.stop_ids,
             vocabulary_size=config.vocabulary_size,
             context_tokens=config.context_tokens,
-            check_fits=self._core.check_fits,
+            cache_tokens=self._core.cache_tokens,
         )
         self._scorer = Scorer(self._core, self._door.encode_pair)
         self._writer = GreedyWriter(self._core, self._door)

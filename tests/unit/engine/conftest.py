@@ -144,7 +144,7 @@ def make_bench(tokenizer: Tokenizer) -> MakeBench:
             stop_ids=stop_ids,
             vocabulary_size=CONFIG.vocabulary_size,
             context_tokens=CONTEXT_TOKENS,
-            check_fits=core.check_fits,
+            cache_tokens=core.cache_tokens,
         )
         return Bench(core=core, door=door, runner=runner)
 

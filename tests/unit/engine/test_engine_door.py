@@ -68,6 +68,25 @@ def test_what_exceeds_the_whole_cache_is_refused(
     assert "kv_cache_bytes" in caught.value.text
 
 
+@pytest.mark.parametrize(("num_prompt", "num_new"), [(1, 32), (30, 3), (32, 1)])
+def test_without_a_limit_the_cache_is_filled(
+    make_bench: "MakeBench", num_prompt: int, num_new: int
+) -> None:
+    bench = make_bench(num_blocks=2)
+    prompt = TokenPrompt(tokens=(1,) * num_prompt)
+    bench.ask("a", prompt=prompt, sampling=Sampling(temperature=0.0))
+    bench.finish()
+    assert (bench.ended("a").completion_tokens, bench.ended("a").reason) == (num_new, "length")
+
+
+def test_a_prompt_that_leaves_no_room_in_the_cache_is_refused(make_bench: "MakeBench") -> None:
+    bench = make_bench(num_blocks=2)
+    prompt = TokenPrompt(tokens=(1,) * 33)
+    with pytest.raises(ContextLengthError, match="the cache holds 32") as caught:
+        bench.ask("a", prompt=prompt, sampling=Sampling(temperature=0.0))
+    assert caught.value.param == "prompt"
+
+
 def test_refusals_do_not_quote_the_prompt(bench: "Bench") -> None:
     with pytest.raises(ContextLengthError) as caught:
         bench.ask("a", prompt=TextPrompt(text="canary-7f3a " * 200))

@@ -8,7 +8,7 @@ import torch
 from purvey.contracts.engine import Sampling, TextPrompt, TokenPrompt
 from purvey.engine.greedy_text import GreedyWriter
 from purvey.engine.score import Pair, Scorer
-from purvey.errors import CapacityError, ContextLengthError, InternalError
+from purvey.errors import CapacityError, ContextLengthError, InternalError, InvalidValueError
 
 if TYPE_CHECKING:
     from tests.unit.engine.conftest import Bench
@@ -79,6 +79,16 @@ def test_too_much_background_work_is_refused_whole(
     with pytest.raises(CapacityError):
         scorer.submit(PAIRS)
     bench.finish()
+
+
+def test_more_pairs_than_are_ever_held_are_not_to_be_retried(
+    bench: "Bench", scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purvey.engine.score.MAX_BACKGROUND", 2)
+    with pytest.raises(InvalidValueError, match="3 outputs; at most 2") as caught:
+        scorer.submit(PAIRS)
+    assert caught.value.param == "questions"
+    assert bench.core.stats().waiting == 0
 
 
 def test_an_error_ends_the_submission_once(

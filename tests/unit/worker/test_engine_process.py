@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import msgspec
@@ -39,12 +40,14 @@ from purvey.contracts.engine import (
 from purvey.contracts.explain import ExplanationRequest
 from purvey.contracts.model import ModelSource
 from purvey.contracts.wire import FrameReader, pack
+from purvey.errors import ContextLengthError
 from purvey.models.classifier import build_classifier, save_classifier
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.language import LanguageModel, save_language_model
 from purvey.models.tokenizer import Tokenizer
 from purvey.worker import engine
+from purvey.worker.resident import CheckCancelled, Question, Send, refusal
 
 TIMEOUT_S = 60
 PROMPT = TextPrompt(text="the cat sat")
@@ -327,3 +330,70 @@ def test_a_folder_that_cannot_be_loaded_says_why(start: Start, tmp_path: Path) -
     assert isinstance(failed, LoadFailed)
     assert failed.code == "invalid_checkpoint"
     assert process.join() == 1
+
+
+class Slow:
+    """A resident whose first answer is out before it returns, and whose second waits."""
+
+    def __init__(self) -> None:
+        self.may_return, self.may_go_on = threading.Event(), threading.Event()
+        self.second_began = threading.Event()
+        self.cancelled: queue.Queue[str] = queue.Queue()
+        self.was_second_cancelled: queue.Queue[bool] = queue.Queue()
+        self._stopped = threading.Event()
+        self._num_asked = 0
+
+    @property
+    def loaded(self) -> ModelLoaded:
+        return ModelLoaded(task="text-generation", num_parameters=0, resident_bytes=0)
+
+    def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
+        self._num_asked += 1
+        if self._num_asked == 1:
+            send(refusal(question.request_id, ContextLengthError("too long.")))
+            assert self.may_return.wait(TIMEOUT_S)
+            return
+        self.second_began.set()
+        assert self.may_go_on.wait(TIMEOUT_S)
+        try:
+            check()
+        except CancelledError:
+            self.was_second_cancelled.put(True)
+            raise
+        self.was_second_cancelled.put(False)
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.put(request_id)
+
+    def run(self) -> None:
+        self._stopped.wait(TIMEOUT_S)
+
+    def drain(self) -> None:
+        self._stopped.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=0, waiting=0, free_blocks=0, total_blocks=0, steps=0)
+
+
+def test_an_id_that_is_asked_again_can_still_be_cancelled(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    monkeypatch.setattr(engine, "_open", lambda _: slow)
+    process = start(tmp_path)
+    process.link.hear()
+    again = Generate(request_id="x", prompt=PROMPT, sampling=GREEDY)
+    process.link.tell(again)
+    assert isinstance(process.link.hear(), Refused)
+    process.link.tell(again)
+    process.link.tell(Cancel(request_id="behind"))
+    assert slow.cancelled.get(timeout=TIMEOUT_S) == "behind"  # the second is accepted
+    slow.may_return.set()
+    assert slow.second_began.wait(TIMEOUT_S)
+    process.link.tell(Cancel(request_id="x"))
+    assert slow.cancelled.get(timeout=TIMEOUT_S) == "x"
+    slow.may_go_on.set()
+    assert slow.was_second_cancelled.get(timeout=TIMEOUT_S)
