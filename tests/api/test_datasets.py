@@ -1,5 +1,6 @@
 """Datasets: made from files by a job, shown with columns and rows, kept while needed."""
 
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,30 @@ def test_rows_are_shown_by_split(http: httpx2.Client, until: "Until", file_id: s
     assert http.get(rows).json() == expected
     assert http.get(rows, params={"split": "train", "limit": 1}).json() == expected
     assert http.get(rows, params={"split": "test"}).json()["data"] == []
+
+
+@pytest.mark.parametrize("damage", ["no preview", "half a preview", "no folder"])
+def test_rows_that_are_gone_are_said_to_be(
+    http: httpx2.Client,
+    api: "RunningServer",
+    until: "Until",
+    file_id: str,
+    refused: "Refusal",
+    damage: str,
+) -> None:
+    made = _make(http, file_ids=[file_id])
+    until(f"{URL}/{made['id']}", "ready")
+    (folder,) = (api.data_dir / "artifacts").iterdir()
+    aside = folder.rename(api.data_dir / "aside")
+    if damage != "no folder":
+        shutil.copytree(aside, folder)
+        (folder / "preview.json").unlink()
+    if damage == "half a preview":
+        (folder / "preview.json").write_bytes(b'{"train": [')
+    refused(http.get(f"{URL}/{made['id']}/rows"), 409, "integrity_error")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    assert http.get(f"{URL}/{made['id']}/rows").status_code == 200
 
 
 def test_one_in_the_making_has_no_rows_and_keeps_its_files(

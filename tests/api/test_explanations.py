@@ -2,13 +2,16 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ImageSpec
 from purvey.errors import MethodUnsupportedError
+from purvey.server.native import explaining
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_engine import ScriptedEngine
 
@@ -111,6 +114,27 @@ def test_what_takes_longer_is_accepted_and_fetched_later(
     assert done["status"] == "completed"
     assert done["units"]
     assert done["created"] == found["created"]
+
+
+def test_no_more_than_the_limit_are_computed_at_one_time(
+    http: httpx2.Client,
+    spam: str,
+    engine: ScriptedEngine,
+    until: "Until",
+    refused: "Refusal",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(explaining, "LIMITS", replace(LIMITS, running_explanations=2))
+    engine.gate.close()
+    body = TEXT | {"model": spam, "budget": {"max_ms": 0}}
+    held = [http.post(URL, json=body).json()["id"] for _ in range(2)]
+    stored = http.get(URL, params={"limit": 1}).json()["data"]
+    refused(http.post(URL, json=body), 503, "server_is_overloaded")
+    assert http.get(URL, params={"limit": 1}).json()["data"] == stored, "nothing was stored of it"
+    engine.gate.open()
+    for one in held:
+        until(f"{URL}/{one}", "completed")
+    _explain(http, model=spam)
 
 
 def test_one_that_fails_later_says_why(

@@ -41,6 +41,15 @@ def test_a_frame_that_does_not_fit_is_refused(frame: bytes) -> None:
         list(reader.feed(frame))
 
 
+def test_text_that_is_not_utf_8_and_nesting_without_end_are_refused() -> None:
+    said = wire.pack(JobEvent(message="a word", data={"deep": 1}))
+    deep = said.replace(b"\x01", b"\x91" * 200_000 + b"\x01")
+    for frame in (said.replace(b"word", b"w\xffrd"), struct.pack(">I", len(deep) - 4) + deep[4:]):
+        reader: wire.FrameReader[FromWorker] = wire.FrameReader(FromWorker)
+        with pytest.raises(InternalError):
+            list(reader.feed(frame))
+
+
 def test_messages_before_a_bad_frame_are_delivered() -> None:
     reader: wire.FrameReader[ToWorker] = wire.FrameReader(ToWorker)
     good = StopJob(reason="pause")

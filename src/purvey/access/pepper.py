@@ -11,16 +11,23 @@ from purvey.store.failures import storage_error
 PEPPER_BYTES = 32
 
 
-def read_or_create(data_dir: Path) -> bytes:
+def read_or_create(data_dir: Path, *, has_keys: bool) -> bytes:
     """Read `secret/pepper` below `data_dir`, created on the first start.
 
+    Args:
+        data_dir: The folder of everything stored.
+        has_keys: Whether the database holds keys, which were hashed with a pepper.
+
     Raises:
-        SettingError: The file is not the 32 bytes that were written; keys would all fail.
+        SettingError: The file is not the 32 bytes that were written, or is gone while there
+            are keys; they would all fail.
         StorageUnavailableError: The disk refused.
     """
     path = data_dir / "secret" / "pepper"
     try:
         if not path.exists():
+            if has_keys:
+                raise _lost(path)
             _create(path)
         pepper = path.read_bytes()
     except OSError as error:
@@ -32,6 +39,16 @@ def read_or_create(data_dir: Path) -> bytes:
             hint="Restore it from a backup; with another one, no API key is valid.",
         )
     return pepper
+
+
+def _lost(path: Path) -> SettingError:
+    return SettingError(
+        f"{path.name!r} in {path.parent.name!r} of data_dir is gone, and the database has API keys "
+        "that are valid with it only.",
+        param="data_dir",
+        hint="Restore the file from the backup that the database is of. If there is none, all keys "
+        "are lost: run DELETE FROM keys on the database, and the next start makes a new one.",
+    )
 
 
 def _create(path: Path) -> None:

@@ -29,9 +29,11 @@ from purvey.registry.engines import EngineLimits, EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.server.application import create_app
 from purvey.server.services import Defaults, Services
+from purvey.store import keys
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
+from purvey.store.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from purvey.contracts.engine import EngineLauncher
@@ -110,6 +112,12 @@ def _assemble(
         database=database,
         blobs=stores.blobs,
         artifacts=stores.artifacts,
+        sweeper=Sweeper(
+            database,
+            artifacts=stores.artifacts,
+            blobs=stores.blobs,
+            work=stores.folder.jobs,
+        ),
         keys=KeyRing(database, pepper=stores.pepper, clock=clock),
         meter=Meter(database, clock),
         jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
@@ -184,6 +192,7 @@ class Application:
             self.first_key = await self.services.keys.bootstrap(
                 secret.get_secret_value() if secret else None
             )
+            await self.services.sweeper.sweep()
             await self._supervisor.start()
             await self._serve(self._stop_asked)
         finally:
@@ -287,12 +296,15 @@ def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
     with ExitStack() as undo:
         folder = DataFolder.open(settings.data_dir)
         undo.callback(folder.close)
+        database = Database.open(settings.database_url, clock=clock)
+        undo.callback(database.close)
+        has_keys = database.read_now(keys.count) > 0
         stores = _Stores(
             folder=folder,
+            database=database,
             blobs=Blobs(folder.blobs),
             artifacts=Artifacts(folder.artifacts),
-            pepper=read_or_create(folder.root),
-            database=Database.open(settings.database_url, clock=clock),
+            pepper=read_or_create(folder.root, has_keys=has_keys),
             clock=clock,
         )
         undo.pop_all()

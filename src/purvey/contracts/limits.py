@@ -79,6 +79,10 @@ class Limits:
     """Unfinished jobs of one project."""
     queued_requests: int = 1_024
     """Requests one engine holds, running and waiting."""
+    loading_requests: int = 128
+    """Requests that wait for one model to load."""
+    running_explanations: int = 64
+    """Explanations that one server computes at one time, those it has answered 202 included."""
 
 
 LIMITS = Limits()

@@ -61,7 +61,7 @@ class FrameReader(Generic[M]):
                 body = bytes(self._buffer[start + _LENGTH.size : end])
                 start = end
                 yield self._decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InternalError(f"a frame does not fit its type: {error}") from error
         finally:
             del self._buffer[:start]

@@ -42,6 +42,7 @@ from purvey.errors import (
     from_code,
 )
 from purvey.ipc.child import Child, spawn, thread_limits
+from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -264,11 +265,14 @@ class IpcEngine:
         except InternalError as wrong:
             logger.exception("engine.disagreed", extra={"pid": self.pid, "reason": wrong.message})
             error = wrong
-        finally:
-            self._ended = error
-            self._watch.cancel()
-            for inbox in self._inboxes.values():
-                inbox.put_nowait(None)
+        except Exception:
+            logger.exception("engine.reply_broke", extra={"pid": self.pid})
+            metrics.BROAD_CATCHES.labels(where="engine.client").inc()
+            error = InternalError("a reply of the engine could not be taken")
+        self._ended = error
+        self._watch.cancel()
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(None)
         if not self._is_draining:  # else `close` waits for it to exit by itself
             await _end(self._child)
 

@@ -213,13 +213,14 @@ class Attempt:
             )
 
     def _checkpoint(self, saved: CheckpointSaved, now: float) -> CheckpointRecord:
-        if not Path(saved.folder).is_relative_to(self._spec.work_dir):
+        folder, work = Path(saved.folder), Path(self._spec.work_dir)
+        if not folder.is_relative_to(work) or ".." in folder.parts:
             raise InternalError("a checkpoint lies outside the job's folder")
         return CheckpointRecord(
             id=new_id("ftckpt_"),
             job_id=self._spec.job_id,
             step=saved.step,
-            folder=saved.folder,
+            folder=str(folder.relative_to(work)),  # the data folder may be moved
             digest=saved.digest,
             metrics=saved.metrics,
             created_at=now,

@@ -38,7 +38,9 @@ class JobLauncher(Protocol):
     """Starts workers. Implementations pass one contract suite."""
 
     async def launch(self, spec: JobSpec) -> JobWorker:
-        """Start a worker on the spec.
+        """Start a worker on the spec; cancelled, it leaves no worker behind.
+
+        The caller bounds how long a worker may take to receive it.
 
         Raises:
             WorkerCrashedError: It could not start, or died at once.

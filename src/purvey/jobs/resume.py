@@ -9,6 +9,7 @@ import msgspec
 
 from purvey.contracts.jobs import CHECKPOINT_MANIFEST_NAME
 from purvey.contracts.records import CheckpointRecord
+from purvey.jobs.job_folder import JobFolder
 
 _CHUNK_BYTES = 2**20
 
@@ -37,8 +38,8 @@ class ResumePoint:
         return self.checkpoint is None and bool(self.corrupt)
 
 
-def choose(newest_first: Sequence[CheckpointRecord]) -> ResumePoint:
-    """Return the newest whole checkpoint. Reads files: call it off the event loop.
+def choose(newest_first: Sequence[CheckpointRecord], home: JobFolder) -> ResumePoint:
+    """Return the newest whole checkpoint of the job. Reads files: call it off the event loop.
 
     A folder that is gone was pruned by its trainer and is passed over without complaint, as
     long as another is left; when all are gone, they count as corrupt.
@@ -46,24 +47,24 @@ def choose(newest_first: Sequence[CheckpointRecord]) -> ResumePoint:
     corrupt: list[CheckpointRecord] = []
     pruned: list[CheckpointRecord] = []
     for checkpoint in newest_first:
-        if not Path(checkpoint.folder).is_dir():
+        folder = home.checkpoint(checkpoint.folder)
+        if not folder.is_dir():
             pruned.append(checkpoint)
-        elif is_whole(checkpoint):
+        elif is_whole(folder, digest=checkpoint.digest):
             return ResumePoint(checkpoint=checkpoint, corrupt=tuple(corrupt))
         else:
             corrupt.append(checkpoint)
     return ResumePoint(checkpoint=None, corrupt=tuple(corrupt or pruned))
 
 
-def is_whole(checkpoint: CheckpointRecord) -> bool:
-    """Tell whether the manifest and every file that it names have their recorded digests."""
-    folder = Path(checkpoint.folder)
+def is_whole(folder: Path, *, digest: str) -> bool:
+    """Tell whether the manifest has this digest, and every file that it names the one it names."""
     try:
         manifest = (folder / CHECKPOINT_MANIFEST_NAME).read_bytes()
-        if hashlib.sha256(manifest).hexdigest() != checkpoint.digest:
+        if hashlib.sha256(manifest).hexdigest() != digest:
             return False
         files = msgspec.json.decode(manifest, type=_Manifest).files
-        return all(_digest(folder / name) == digest for name, digest in files.items())
+        return all(_digest(folder / name) == sha256 for name, sha256 in files.items())
     except (OSError, msgspec.MsgspecError):
         return False
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,13 @@ from purvey.jobs.attempt import Attempt, AttemptLimits
 from purvey.jobs.bell import Bell, events_of, wishes_for
 from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
 from purvey.jobs.hooks import JobHooks
+from purvey.jobs.job_folder import JobFolder
 from purvey.jobs.launcher import JobLauncher
 from purvey.store import checkpoints, events, jobs
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.failures import storage_error
+from purvey.store.sweeper import collect_artifact
 from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Run:
     def __init__(self, job: JobRecord, parts: RunParts) -> None:
         self.job = job
         self._parts = parts
+        self._folder = JobFolder(parts.folder, job.id)
         self._attempt: Attempt | None = None
         self._is_handing_back = False
         self._compute_s = 0.0
@@ -86,7 +88,9 @@ class Run:
         """
         try:
             ending = await self._take_place()
-            return await self._settle(ending, artifact=await self._publish(ending))
+            if isinstance(ending, Completed):
+                return await self._deliver(ending)
+            return await self._settle(ending, artifact=None)
         except StaleFencingTokenError:
             logger.warning("job.superseded", extra={"job_id": self.job.id})
             return None
@@ -113,13 +117,15 @@ class Run:
             return spec
         if self._is_handing_back:
             return Stopped(reason="hand_back")
+        lease_s = self._parts.config.lease_s
         try:
-            worker = await self._parts.launcher.launch(spec)
+            async with asyncio.timeout(lease_s):
+                worker = await self._parts.launcher.launch(spec)
         except WorkerCrashedError as error:
             return Lost(why=error.message)
-        limits = AttemptLimits(
-            lease_s=self._parts.config.lease_s, stop_grace_s=self._parts.config.stop_grace_s
-        )
+        except TimeoutError:
+            return Lost(why=f"the worker did not take its job within {lease_s:g} s")
+        limits = AttemptLimits(lease_s=lease_s, stop_grace_s=self._parts.config.stop_grace_s)
         self._attempt = Attempt(
             spec,
             worker,
@@ -160,11 +166,11 @@ class Run:
         parts, job = self._parts, self.job
         inputs = await parts.database.read(lambda conn: parts.hooks.prepare(conn, job))
         saved = await parts.database.read(lambda conn: checkpoints.newest(conn, job.id))
-        point = await asyncio.to_thread(resume.choose, saved)
+        point = await asyncio.to_thread(resume.choose, saved, self._folder)
         await self._tell_start(point)
         if point.is_lost:
             return Failed(failure=_all_corrupt(len(point.corrupt)))
-        await asyncio.to_thread(self._make_folders)
+        await asyncio.to_thread(self._folder.prepare, job.fence)
         return JobSpec(
             job_id=job.id,
             kind=job.kind,
@@ -175,9 +181,11 @@ class Run:
             dataset=inputs.dataset,
             base=inputs.base,
             module_roots=inputs.module_roots,
-            work_dir=self._work_dir,
-            output_dir=self._output_dir,
-            resume_from=point.checkpoint.folder if point.checkpoint else None,
+            work_dir=str(self._folder.work),
+            output_dir=str(self._folder.output(job.fence)),
+            resume_from=str(self._folder.checkpoint(point.checkpoint.folder))
+            if point.checkpoint
+            else None,
             num_threads=parts.config.num_threads,
             heartbeat_interval_s=parts.config.heartbeat_s,
         )
@@ -212,10 +220,15 @@ class Run:
         )
         self._parts.bell.ring(events_of(self.job.id))
 
-    async def _publish(self, ending: Ending) -> Artifact | None:
-        if not isinstance(ending, Completed):
-            return None
-        return await asyncio.to_thread(self._parts.artifacts.publish, Path(self._output_dir))
+    async def _deliver(self, ending: Completed) -> verdict.Verdict | None:
+        """Publish, and settle; what was published for a job that ended otherwise goes again."""
+        artifacts = self._parts.artifacts
+        artifact = await asyncio.to_thread(artifacts.publish, self._folder.output(self.job.fence))
+        try:
+            return await self._settle(ending, artifact=artifact)
+        finally:
+            artifacts.release(artifact.digest)
+            await collect_artifact(self._parts.database, artifacts, artifact.digest)
 
     async def _settle(self, ending: Ending, *, artifact: Artifact | None) -> verdict.Verdict | None:
         parts = self._parts
@@ -234,32 +247,8 @@ class Run:
             )
         )
         parts.bell.ring(events_of(self.job.id))
-        await asyncio.to_thread(self._clean, is_over=decided.to in ("succeeded", "cancelled"))
+        await asyncio.to_thread(self._folder.leave, decided.to)
         return decided
-
-    @property
-    def _home(self) -> Path:
-        return self._parts.folder / self.job.id
-
-    @property
-    def _work_dir(self) -> str:
-        return str((self._home / "work").absolute())
-
-    @property
-    def _output_dir(self) -> str:
-        return str((self._home / f"output-{self.job.fence}").absolute())
-
-    def _make_folders(self) -> None:
-        self._clean(is_over=False)
-        Path(self._work_dir).mkdir(parents=True, exist_ok=True)
-        Path(self._output_dir).mkdir()
-
-    def _clean(self, *, is_over: bool) -> None:
-        """Remove what attempts left; a failed or waiting job keeps its checkpoints."""
-        for output in self._home.glob("output-*"):
-            shutil.rmtree(output, ignore_errors=True)
-        if is_over:
-            shutil.rmtree(self._home, ignore_errors=True)
 
 
 def _failure_of(error: PurveyError) -> JobFailed:

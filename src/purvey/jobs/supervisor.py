@@ -19,6 +19,7 @@ from purvey.jobs import verdict
 from purvey.jobs.bell import QUEUE, Bell, events_of
 from purvey.jobs.endings import Ending, Lost, Stopped
 from purvey.jobs.hooks import JobHooks
+from purvey.jobs.job_folder import JobFolder
 from purvey.jobs.launcher import JobLauncher
 from purvey.jobs.run import Run, RunConfig, RunParts
 from purvey.store import jobs
@@ -194,6 +195,7 @@ class Supervisor:
             )
             self._parts.bell.ring(events_of(job.id))
             self._note(job, decided)
+            await asyncio.to_thread(JobFolder(self._parts.folder, job.id).leave, decided.to)
 
     def _note(self, job: JobRecord, decided: verdict.Verdict | None) -> None:
         if decided is None:

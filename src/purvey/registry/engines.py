@@ -14,6 +14,7 @@ from purvey.contracts.engine import (
     LoadModel,
     ModelLoaded,
 )
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ModelRecord
 from purvey.errors import CapacityError, ShuttingDownError, WorkerCrashedError
 from purvey.registry.models import ModelRegistry
@@ -71,6 +72,7 @@ class _Place:
     engine: EngineClient | None = None
     loading: "asyncio.Task[EngineClient] | None" = None
     num_users: int = 0
+    num_waiting: int = 0
     last_used: float = 0.0
     crashes: int = 0
     retry_at: float = 0.0
@@ -114,7 +116,8 @@ class EnginePool:
 
         Raises:
             ModelNotFoundError: No such model, or another project's.
-            CapacityError: All places are in use, or the model crashed too often.
+            CapacityError: All places are in use, the model crashed too often, or too many
+                requests wait for it to load.
             PurveyError: Whatever the load ended in.
         """
         record = await self._registry.get(project_id, name)
@@ -192,7 +195,16 @@ class EnginePool:
             leaving = self._make_room()
             place.loading = asyncio.create_task(self._load(place, leaving))
             place.loading.add_done_callback(_retrieve)
-        return await self._loaded(place.loading)
+        if place.num_waiting >= LIMITS.loading_requests:
+            raise CapacityError(
+                f"{place.num_waiting} requests wait for the model {place.record.name!r} to load.",
+                hint="Try again when it has loaded.",
+            )
+        place.num_waiting += 1
+        try:
+            return await self._loaded(place.loading)
+        finally:
+            place.num_waiting -= 1
 
     async def _loaded(self, loading: "asyncio.Task[EngineClient]") -> EngineClient:
         try:

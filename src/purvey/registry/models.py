@@ -78,16 +78,17 @@ class ModelRegistry:
             lambda conn: models.page(conn, project_id, after=after, limit=limit, order=order)
         )
 
-    async def delete(self, project_id: str, name: str) -> None:
-        """Forget a model; its files stay until they are collected.
+    async def delete(self, project_id: str, name: str) -> ModelRecord:
+        """Forget a model and return what it was; its files stay until they are collected.
 
         Raises:
             ModelNotFoundError: No such model, or another project's.
             InUseError: An unfinished job starts from it, or an adapter needs it.
         """
-        await self._database.write(lambda conn: self._delete(conn, project_id, name))
+        record = await self._database.write(lambda conn: self._delete(conn, project_id, name))
         self._num_deletions += 1
         self._known.pop((project_id, name), None)
+        return record
 
     async def register_folder(self, project_id: str, name: str, folder: Path) -> ModelRecord:
         """Register a folder of the operator, served in place.
@@ -196,13 +197,14 @@ class ModelRegistry:
         models.insert(conn, record)
         return record
 
-    def _delete(self, conn: Connection, project_id: str, name: str) -> None:
-        models.get(conn, project_id, name)
+    def _delete(self, conn: Connection, project_id: str, name: str) -> ModelRecord:
+        record = models.get(conn, project_id, name)
         if any(job.base_model == name for job in _unfinished_jobs(conn, project_id)):
             raise InUseError(f"an unfinished job starts from the model {name!r}.")
-        if any(manifest_of(record).base for record in _made_from(conn, project_id, name)):
+        if any(manifest_of(made).base for made in _made_from(conn, project_id, name)):
             raise InUseError(f"an adapter needs the model {name!r}.")
         models.delete(conn, project_id, name)
+        return record
 
 
 def manifest_of(record: ModelRecord) -> ModelManifest:

@@ -6,6 +6,8 @@ from purvey.contracts.records import JobRecord
 
 _PLAIN = re.compile(r"[^a-zA-Z0-9._-]+")
 _ID_CHARS = 8
+MODEL_NAME_CHARS = 256
+"""Characters of a model's name that a request accepts; a generated name is no longer."""
 
 
 def trained_name(job: JobRecord, *, is_taken: bool) -> str:
@@ -13,7 +15,7 @@ def trained_name(job: JobRecord, *, is_taken: bool) -> str:
 
     A run that names its model gets that name, or with the job's id behind it when another
     model has the name already; what is fine-tuned from a base without a name of its own is
-    `ft:<base>:<project>:<suffix>:<id>`.
+    `ft:<base>:<project>:<suffix>:<id>`, its base cut so that requests accept the name.
 
     Args:
         job: The job, with its resolved recipe.
@@ -26,7 +28,10 @@ def trained_name(job: JobRecord, *, is_taken: bool) -> str:
     if job.base_model is None:
         return f"{job.recipe.get('task', 'model')}-{short}"
     project = job.project_id.removeprefix("proj_")
-    return f"ft:{root_name(job.base_model)}:{project}:{job.suffix or ''}:{short}"
+    # The base is cut: the model's record names it in full, and the id keeps the name unique.
+    rest = f":{project}:{job.suffix or ''}:{short}"
+    base = root_name(job.base_model)[: MODEL_NAME_CHARS - len("ft:") - len(rest)]
+    return f"ft:{base}{rest}"
 
 
 def wanted_name(job: JobRecord) -> str | None:

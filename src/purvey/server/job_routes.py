@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Response
 from pydantic import Field
 
-from purvey.contracts.jobs import JobApi
+from purvey.contracts.jobs import TERMINAL, JobApi
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
 from purvey.errors import NotFoundError, PurveyError
 from purvey.server.answers import as_json
@@ -69,6 +69,19 @@ async def find(call: Call, job_id: str, api: JobApi) -> JobRecord:
     job = await call.services.jobs.get(call.project_id, job_id)
     if job.api != api:
         raise NotFoundError(f"no job {job_id!r}.", param="job_id")
+    return job
+
+
+async def cancel(call: Call, job_id: str) -> JobRecord:
+    """End a job; what a waiting one has left on the disk goes, as its worker's end does else.
+
+    Raises:
+        NotFoundError: No such job, or another project's.
+        ConflictError: It has ended.
+    """
+    job = await call.services.jobs.cancel(call.project_id, job_id)
+    if job.status in TERMINAL:
+        await call.services.sweeper.collect_work(job_id)
     return job
 
 

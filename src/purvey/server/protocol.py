@@ -14,7 +14,8 @@ from purvey.errors import InvalidValueError, PurveyError, ReadTimeoutError
 from purvey.server.problems import problem
 
 HEAD_BYTES = 64 * 2**10
-"""A request's line and headers, counted in whole reads of the socket."""
+"""A request's line and headers, counted in whole reads of the socket. A read that also ends the
+request before is not counted, since its larger part may be that one's body."""
 HEADERS = 256
 """Headers of one request."""
 HEAD_TIMEOUT_S = 30.0
@@ -26,6 +27,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _unfinished_bytes = 0
     _is_in_head = True
+    _has_ended_one = False
     _patience: asyncio.TimerHandle | None = None
     _refusal: PurveyError | None = None
 
@@ -41,10 +43,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and bound what is not yet a whole head."""
+        self._has_ended_one = False
         super().data_received(data)
         if not self._is_in_head or self.transport.is_closing():
             return
-        self._unfinished_bytes += len(data)
+        if not self._has_ended_one:
+            self._unfinished_bytes += len(data)
         if self._unfinished_bytes > HEAD_BYTES:
             self._refuse(_too_large())
         elif self._patience is None:
@@ -71,6 +75,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request; what follows in the same read belongs to the next one."""
+        self._has_ended_one = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser does not accept."""

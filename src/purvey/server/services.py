@@ -13,6 +13,7 @@ from purvey.registry.models import ModelRegistry
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
+from purvey.store.sweeper import Sweeper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Services:
     database: Database
     blobs: Blobs
     artifacts: Artifacts
+    sweeper: Sweeper
     keys: KeyRing
     meter: Meter
     jobs: JobService

@@ -2,13 +2,16 @@
 
 Every file is hashed and synced, the manifest is written last, and the folder is renamed to
 its digest: a folder under its final name is complete, and one without a manifest never counts.
+One owner per root: opening it removes what an interrupted removal left.
 """
 
-import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from purvey.store.disk import sync_file, sync_folder
 from purvey.store.failures import storage_error
 
 ARTIFACT_MANIFEST = "artifact.json"
+ASIDE = ".leaving-"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +59,9 @@ class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Artifacts:
-    """A folder of artifacts.
+    """A folder of artifacts. Its methods may be called from any thread.
+
+    Invariant: a digest in `_held` is on its way into a row, and is not set aside.
 
     Args:
         root: The folder; created if need be. What is published must lie on its file system.
@@ -66,13 +72,20 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()  # a digest is not held and set aside at one time
         try:
             root.mkdir(parents=True, exist_ok=True)
+            for leftover in root.glob(f"{ASIDE}*"):
+                shutil.rmtree(leftover)
         except OSError as error:
             raise storage_error(error) from error
 
     def publish(self, folder: Path) -> Artifact:
         """Take a finished folder over; publishing equal content again changes nothing.
+
+        The artifact is held: nobody sets it aside until the publisher, who has written its
+        row by then, calls `release`.
 
         Raises:
             InvalidFileError: The folder is empty, or holds a link or device.
@@ -81,18 +94,24 @@ class Artifacts:
         """
         try:
             manifest = _manifest(folder)
-            digest = manifest.digest()
-            final = self._root / digest
-            if self._is_whole(digest):
-                shutil.rmtree(folder)
-            else:
-                _write_manifest(folder, manifest)
-                shutil.rmtree(final, ignore_errors=True)  # a torn removal, or damage
-                folder.rename(final)
-                sync_folder(self._root)
         except OSError as error:
             raise storage_error(error) from error
-        return Artifact(digest=digest, folder=final)
+        digest = manifest.digest()
+        with self._lock:
+            self._held[digest] += 1
+        try:
+            self._take_over(folder, manifest)
+        except OSError as error:
+            self.release(digest)
+            raise storage_error(error) from error
+        return Artifact(digest=digest, folder=self._root / digest)
+
+    def release(self, digest: str) -> None:
+        """Give up one hold that `publish` took."""
+        with self._lock:
+            self._held[digest] -= 1
+            if self._held[digest] <= 0:
+                del self._held[digest]
 
     def folder(self, digest: str) -> Path:
         """Return a published folder.
@@ -120,20 +139,58 @@ class Artifacts:
         if found.digest() != digest:
             raise IntegrityError(f"artifact {digest!r} is not what was stored.")
 
-    def remove(self, digest: str) -> None:
-        """Delete an artifact that no row names any more; it may be gone already.
+    def digests(self) -> list[str]:
+        """List what is stored.
 
         Raises:
             StorageUnavailableError: The disk refused.
         """
-        with contextlib.suppress(NotFoundError):
-            folder = self.folder(digest)
+        try:
+            return [entry.name for entry in self._root.iterdir() if _DIGEST.fullmatch(entry.name)]
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def set_aside(self, digest: str) -> Path | None:
+        """Take an artifact that no row names out of the store, by one rename.
+
+        Returns:
+            Where it lies now, for `discard`; None when it is gone already, or held.
+
+        Raises:
+            StorageUnavailableError: The disk refused; the artifact is where it was.
+        """
+        aside = self._root / f"{ASIDE}{secrets.token_hex(8)}"
+        with self._lock:
+            if digest in self._held:
+                return None
             try:
-                (folder / ARTIFACT_MANIFEST).unlink()  # first: a torn deletion is no artifact
-                sync_folder(folder)
-                shutil.rmtree(folder)
+                (self._root / digest).rename(aside)
+            except FileNotFoundError:
+                return None
             except OSError as error:
                 raise storage_error(error) from error
+        return aside
+
+    def discard(self, aside: Path) -> None:
+        """Delete what was set aside.
+
+        Raises:
+            StorageUnavailableError: The disk refused; the next start deletes the rest.
+        """
+        try:
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def _take_over(self, folder: Path, manifest: ArtifactManifest) -> None:
+        if self._is_whole(manifest.digest()):
+            shutil.rmtree(folder)
+            return
+        final = self._root / manifest.digest()
+        _write_manifest(folder, manifest)
+        shutil.rmtree(final, ignore_errors=True)  # damaged
+        folder.rename(final)
+        sync_folder(self._root)
 
     def _is_whole(self, digest: str) -> bool:
         try:

@@ -89,6 +89,17 @@ class Blobs:
             raise NotFoundError("no such stored bytes.")
         return self._root / sha256
 
+    def names(self) -> list[str]:
+        """List the hashes of what is stored.
+
+        Raises:
+            StorageUnavailableError: The disk refused.
+        """
+        try:
+            return [entry.name for entry in self._root.iterdir() if _SHA256.fullmatch(entry.name)]
+        except OSError as error:
+            raise storage_error(error) from error
+
     def remove(self, sha256: str) -> None:
         """Delete a blob that no row names any more; it may be gone already.
 

@@ -59,7 +59,10 @@ def page(
 def claim(
     conn: Connection, *, lease: str, now: float, lease_s: float, excluding: Collection[str] = ()
 ) -> JobRecord | None:
-    """Take the oldest queued job under a new lease, with the next attempt and fence.
+    """Take the queued job whose turn it is under a new lease, with the next attempt and fence.
+
+    Projects take turns: the one with the fewest running jobs comes first, of these the one
+    that started a job longest ago; of its jobs, the oldest.
 
     Args:
         conn: The transaction.
@@ -71,15 +74,9 @@ def claim(
     Returns:
         The job, now running, or None when nothing is queued.
     """
-    row = conn.execute(
-        select(JOBS)
-        .where(JOBS.c.status == "queued", JOBS.c.id.not_in(excluding))
-        .order_by(JOBS.c.position)
-        .limit(1)
-    ).one_or_none()
-    if row is None:
+    job = _next(conn, excluding)
+    if job is None:
         return None
-    job = from_row(row, JobRecord)
     return move(
         conn,
         job.id,
@@ -209,6 +206,29 @@ def count_by_status(conn: Connection) -> dict[str, int]:
     """Count the jobs of all projects by status; a status that no job has is left out."""
     counts = select(JOBS.c.status, func.count().label("jobs")).group_by(JOBS.c.status)
     return {row.status: row.jobs for row in conn.execute(counts)}
+
+
+def _next(conn: Connection, excluding: Collection[str]) -> JobRecord | None:
+    others, project = JOBS.alias(), JOBS.c.project_id
+    running = select(func.count()).where(
+        others.c.project_id == project, others.c.status == "running"
+    )
+    last_start = select(func.coalesce(func.max(others.c.started_at), 0.0)).where(
+        others.c.project_id == project
+    )
+    oldest = func.min(JOBS.c.position)
+    turns = (
+        select(oldest)
+        .where(JOBS.c.status == "queued", JOBS.c.id.not_in(excluding))
+        .group_by(project)
+        .order_by(running.scalar_subquery(), last_start.scalar_subquery(), oldest)
+        .limit(1)
+    )
+    position = conn.execute(turns).scalar_one_or_none()
+    if position is None:
+        return None
+    row = conn.execute(select(JOBS).where(JOBS.c.position == position)).one()
+    return from_row(row, JobRecord)
 
 
 def _missing(job_id: str) -> NotFoundError:

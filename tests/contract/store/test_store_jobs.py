@@ -14,7 +14,7 @@ from purvey.store.database import Database
 if TYPE_CHECKING:
     from tests.contract.store.conftest import Records
 
-OURS = "proj_ours"
+OURS, THEIRS = "proj_ours", "proj_theirs"
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 MOVES = list(itertools.product(STATUSES, STATUSES))
 
@@ -38,6 +38,31 @@ def test_claiming_takes_the_oldest_under_a_new_lease(database: Database, make: "
     assert job is not None
     assert (job.id, job.status, job.attempt, job.fence) == ("job_b", "running", 1, 1)
     assert (job.lease, job.lease_expires_at, job.started_at) == ("lease_1", 40.0, 10.0)
+
+
+def claim_all(database: Database, *, count: int, ending: bool) -> list[str]:
+    """Claim `count` jobs, one a second; `ending` has each end before the next."""
+    taken = []
+    for second in range(1, count + 1):
+        job = database.write_now(partial(jobs.claim, lease="l", now=float(second), lease_s=99.0))
+        assert job is not None
+        taken.append(job.id)
+        if ending:
+            database.write_now(partial(jobs.move, job_id=job.id, to="failed", now=float(second)))
+    return taken
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_project_with_many_jobs_does_not_keep_others_waiting(
+    database: Database, make: "Records", ending: bool
+) -> None:
+    for number in range(4):
+        database.write_now(partial(jobs.insert, record=make.job(f"ours_{number}")))
+    for number in range(2):
+        record = make.job(f"theirs_{number}", project_id=THEIRS)
+        database.write_now(partial(jobs.insert, record=record))
+    taken = claim_all(database, count=6, ending=ending)
+    assert taken == ["ours_0", "theirs_0", "ours_1", "theirs_1", "ours_2", "ours_3"]
 
 
 def test_claiming_passes_over_what_is_excluded(database: Database, make: "Records") -> None:

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -63,6 +65,32 @@ async def test_a_dying_process_ends_every_request_on_it(engine: IpcEngine) -> No
     assert not engine.is_alive
 
 
+async def test_a_frozen_engine_is_killed_once_it_has_requests(tmp_path: Path) -> None:
+    launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.12)
+    frozen = await launcher.launch(_load("echo"))
+    os.kill(frozen.pid, signal.SIGSTOP)
+    await asyncio.sleep(0.3)
+    was_alive = frozen.is_alive
+    assert was_alive, "nobody waits for it"
+    async with asyncio.timeout(10):
+        with pytest.raises(WorkerCrashedError):
+            await _consume(frozen, "abcd")
+    assert not frozen.is_alive
+    await frozen.close(timeout_s=5)
+
+
+async def test_an_engine_that_tells_its_statistics_may_take_its_time(tmp_path: Path) -> None:
+    launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.6)
+    slow = await launcher.launch(_load("echo"))
+    waiting = asyncio.create_task(_consume(slow, "!hang"))
+    for _ in range(15):
+        await asyncio.sleep(0.06)
+        await _consume(slow, "a")  # after which the scripted engine tells its statistics
+    assert slow.is_alive
+    waiting.cancel()
+    await slow.close(timeout_s=5)
+
+
 @pytest.mark.parametrize("fault", ["!garbage", "!stranger", "!load"])
 async def test_an_engine_that_disagrees_is_ended(engine: IpcEngine, fault: str) -> None:
     waiting = asyncio.create_task(_consume(engine, "!hang"))
@@ -70,6 +98,23 @@ async def test_an_engine_that_disagrees_is_ended(engine: IpcEngine, fault: str) 
     with pytest.raises(InternalError):
         await waiting
     await asyncio.wait([provoking])
+    assert not engine.is_alive
+
+
+async def test_a_reply_that_breaks_the_reader_ends_every_request(
+    engine: IpcEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_message: object) -> None:
+        raise KeyError("a bug of ours")
+
+    waiting = asyncio.create_task(_consume(engine, "!hang"))
+    await _consume(engine, "a")
+    monkeypatch.setattr(engine, "_dispatch", broken)
+    async with asyncio.timeout(10):
+        with pytest.raises(InternalError):
+            await _consume(engine, "b")
+        with pytest.raises(InternalError):
+            await waiting
     assert not engine.is_alive
 
 

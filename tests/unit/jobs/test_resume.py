@@ -6,14 +6,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from purvey.contracts.records import CheckpointRecord
+from purvey.jobs.job_folder import JobFolder
 from purvey.jobs.resume import choose
 
 
-def save(root: Path, step: int) -> CheckpointRecord:
-    folder = root / f"step-{step}"
+@pytest.fixture
+def home(tmp_path: Path) -> JobFolder:
+    home = JobFolder(tmp_path / "jobs", "job_1")
+    home.prepare(1)
+    return home
+
+
+def save(home: JobFolder, step: int) -> CheckpointRecord:
+    folder = home.work / f"step-{step}"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights" * step)
     digest = hashlib.sha256(b"weights" * step).hexdigest()
@@ -23,7 +32,7 @@ def save(root: Path, step: int) -> CheckpointRecord:
         id=f"ftckpt_{step}",
         job_id="job_1",
         step=step,
-        folder=str(folder),
+        folder=folder.name,
         digest=hashlib.sha256(manifest).hexdigest(),
         metrics={},
         created_at=0.0,
@@ -55,39 +64,52 @@ def swap_the_manifest(folder: Path) -> None:
 DAMAGE = [truncate, flip_a_bit, lose_a_file, lose_the_manifest, swap_the_manifest]
 
 
-def test_there_may_be_none() -> None:
-    point = choose([])
+def test_there_may_be_none(home: JobFolder) -> None:
+    point = choose([], home)
     assert (point.checkpoint, point.is_lost) == (None, False)
 
 
-def test_the_newest_whole_one_is_chosen(tmp_path: Path) -> None:
-    old, new = save(tmp_path, 1), save(tmp_path, 2)
-    point = choose([new, old])
+def test_the_newest_whole_one_is_chosen(home: JobFolder) -> None:
+    old, new = save(home, 1), save(home, 2)
+    point = choose([new, old], home)
     assert (point.checkpoint, point.corrupt) == (new, ())
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_passed_over_and_named(
-    tmp_path: Path, damage: Callable[[Path], None]
+    home: JobFolder, damage: Callable[[Path], None]
 ) -> None:
-    old, new = save(tmp_path, 1), save(tmp_path, 2)
-    damage(Path(new.folder))
-    point = choose([new, old])
+    old, new = save(home, 1), save(home, 2)
+    damage(home.work / new.folder)
+    point = choose([new, old], home)
     assert (point.checkpoint, point.corrupt, point.is_lost) == (old, (new,), False)
 
 
-def test_when_all_are_damaged_the_run_is_lost(tmp_path: Path) -> None:
-    old, new = save(tmp_path, 1), save(tmp_path, 2)
+def test_when_all_are_damaged_the_run_is_lost(home: JobFolder) -> None:
+    old, new = save(home, 1), save(home, 2)
     for checkpoint in (old, new):
-        truncate(Path(checkpoint.folder))
-    point = choose([new, old])
+        truncate(home.work / checkpoint.folder)
+    point = choose([new, old], home)
     assert (point.checkpoint, point.corrupt, point.is_lost) == (None, (new, old), True)
 
 
-def test_pruned_ones_are_no_damage_while_another_is_left(tmp_path: Path) -> None:
-    oldest, old, new = save(tmp_path, 1), save(tmp_path, 2), save(tmp_path, 3)
-    shutil.rmtree(oldest.folder)
-    truncate(Path(new.folder))
-    assert choose([new, old, oldest]).checkpoint == old
-    shutil.rmtree(old.folder)
-    assert choose([new, old, oldest]).is_lost
+def test_pruned_ones_are_no_damage_while_another_is_left(home: JobFolder) -> None:
+    oldest, old, new = save(home, 1), save(home, 2), save(home, 3)
+    shutil.rmtree(home.work / oldest.folder)
+    truncate(home.work / new.folder)
+    assert choose([new, old, oldest], home).checkpoint == old
+    shutil.rmtree(home.work / old.folder)
+    assert choose([new, old, oldest], home).is_lost
+
+
+def test_an_absolute_path_of_an_earlier_version_is_followed_when_the_data_has_moved(
+    home: JobFolder, tmp_path: Path
+) -> None:
+    named = save(home, 1)
+    old = msgspec.structs.replace(named, folder=str(home.work / named.folder))
+    assert choose([old], home).checkpoint == old
+    (tmp_path / "jobs").rename(tmp_path / "moved")
+    moved = JobFolder(tmp_path / "moved", "job_1")
+    assert choose([old], moved).checkpoint == old
+    assert choose([named], moved).checkpoint == named
+    assert moved.checkpoint(old.folder) == moved.checkpoint(named.folder)

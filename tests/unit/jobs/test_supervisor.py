@@ -1,6 +1,7 @@
 """Claims, order, recovery and fencing."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,14 @@ import pytest
 from sqlalchemy import Connection
 
 from purvey.contracts.ids import DEFAULT_PROJECT
-from purvey.contracts.jobs import TERMINAL, CheckpointSaved, Heartbeat, JobEvent, JobStatus
+from purvey.contracts.jobs import (
+    CHECKPOINT_MANIFEST_NAME,
+    TERMINAL,
+    CheckpointSaved,
+    Heartbeat,
+    JobEvent,
+    JobStatus,
+)
 from purvey.contracts.records import CheckpointRecord, JobRecord
 from purvey.errors import InvalidCheckpointError, StorageUnavailableError
 from purvey.jobs import verdict
@@ -18,6 +26,7 @@ from purvey.testing.scripted_jobs import (
     Conversation,
     ScriptedJobLauncher,
     crash,
+    deliver_model,
     succeed,
     until_stopped,
 )
@@ -150,6 +159,36 @@ async def test_a_result_that_cannot_be_registered_fails_the_job_and_leaves_nothi
         assert "a bug of ours" not in str(failed.error)
         assert failed.result is None
         await workshop.check(job.id)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_the_result_of_a_job_that_was_cancelled_meanwhile_goes(tmp_path: Path) -> None:
+    async def deaf(worker: Conversation) -> int:
+        worker.say(JobEvent(message="Nearly done."))
+        await worker.stop_asked()
+        deliver_model(worker)
+        return 0
+
+    async with Workshop(tmp_path, ScriptedJobLauncher(deaf)) as workshop:
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Nearly done.")
+        await workshop.service.cancel(DEFAULT_PROJECT, job.id)
+        await workshop.until(job.id, "cancelled")
+    assert workshop.effects.published == []
+    assert list((tmp_path / "artifacts").iterdir()) == []
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_a_job_that_a_dead_server_was_cancelling_leaves_no_folder(tmp_path: Path) -> None:
+    async with Workshop(tmp_path, ScriptedJobLauncher(), max_running=0) as workshop:
+        job = await workshop.submit()
+        await workshop.database.write(
+            lambda conn: abandoned(conn, job.id, wanted="cancel", claims=1)
+        )
+    (tmp_path / "jobs" / job.id / "work").mkdir(parents=True)
+    async with Workshop(tmp_path, ScriptedJobLauncher()) as workshop:
+        await workshop.until(job.id, "cancelled")
+    assert list((tmp_path / "jobs").iterdir()) == []
 
 
 async def test_damaged_checkpoints_are_named_and_never_end_in_a_silent_fresh_start(
@@ -180,6 +219,31 @@ async def test_damaged_checkpoints_are_named_and_never_end_in_a_silent_fresh_sta
         said = [event.message for event in await workshop.history(job.id)]
         assert "checkpoint_corrupt: passed over the damaged checkpoint of step 8." in said
         assert [spec.job_id for spec in launcher.launched] == [busy.id]
+
+
+async def save_and_stop(worker: Conversation) -> int:
+    folder = Path(worker.spec.work_dir, "checkpoints", "step-4")
+    folder.mkdir(parents=True)  # noqa: ASYNC240 (a script of a test)
+    (folder / CHECKPOINT_MANIFEST_NAME).write_bytes(b'{"files": {}}')
+    digest = hashlib.sha256(b'{"files": {}}').hexdigest()
+    worker.say(CheckpointSaved(step=4, folder=str(folder), digest=digest))
+    return await until_stopped(worker)
+
+
+async def test_a_job_goes_on_from_its_checkpoint_after_the_data_folder_was_moved(
+    tmp_path: Path,
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    async with Workshop(before, ScriptedJobLauncher(save_and_stop)) as workshop:
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Waiting.")
+    before.rename(after)
+    launcher = ScriptedJobLauncher()
+    async with Workshop(after, launcher) as workshop:
+        assert (await workshop.until(job.id, *TERMINAL)).status == "succeeded"
+    work = after / "jobs" / job.id / "work"
+    assert launcher.launched[0].resume_from == str(work / "checkpoints" / "step-4")
 
 
 async def test_a_checkpoint_outside_the_jobs_folder_is_not_believed(tmp_path: Path) -> None:

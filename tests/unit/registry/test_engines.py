@@ -7,6 +7,7 @@ import pytest
 
 from purvey.contracts.engine import Delta, Generate, Sampling, TextPrompt
 from purvey.contracts.ids import DEFAULT_PROJECT, new_id
+from purvey.contracts.limits import LIMITS
 from purvey.errors import (
     CapacityError,
     InvalidCheckpointError,
@@ -87,6 +88,22 @@ async def test_fifty_askers_share_one_load(bench: Bench) -> None:
     bench.launcher.gate.open()
     assert await asyncio.gather(*asking) == [f"text {i}" for i in range(50)]
     assert bench.loads() == ["a"]
+
+
+async def test_no_more_than_the_limit_wait_for_a_load(bench: Bench) -> None:
+    await bench.registry.get(PROJECT, "a")  # from now on known: every asker waits for the load
+    bench.launcher.gate.close()
+    limit = LIMITS.loading_requests
+    asking = [asyncio.create_task(bench.ask("a")) for _ in range(limit)]
+    await _until(lambda: bench.launcher.gate.num_waiting == 1)
+    async with asyncio.timeout(10):
+        with pytest.raises(CapacityError, match="wait for the model"):
+            await bench.ask("a")
+    asking[-1].cancel()
+    await asyncio.wait(asking[-1:])
+    asking[-1] = asyncio.create_task(bench.ask("a"))
+    bench.launcher.gate.open()
+    assert await asyncio.gather(*asking) == ["hi"] * limit
 
 
 async def test_an_asker_that_gives_up_does_not_take_the_load_away(bench: Bench) -> None:

@@ -133,27 +133,48 @@ def test_a_torn_removal_leaves_no_artifact(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = artifacts.publish(output(tmp_path / "out"))
+    artifacts.release(artifact.digest)
 
     def killed(_: Path) -> None:
         raise OSError(errno.EIO, "killed")
 
+    aside = artifacts.set_aside(artifact.digest)
+    assert aside is not None
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(StorageUnavailableError):
-        artifacts.remove(artifact.digest)
+        artifacts.discard(aside)
     monkeypatch.undo()
     with pytest.raises(NotFoundError):
         artifacts.folder(artifact.digest)
     again = artifacts.publish(output(tmp_path / "out"))
     artifacts.verify(again.digest)
+    assert aside.exists()
+    Artifacts(tmp_path / "artifacts").verify(again.digest)
+    assert not aside.exists(), "opening it again did not delete what was left"
 
 
 def test_a_removed_artifact_is_gone_and_may_be_removed_again(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
     artifact = artifacts.publish(output(tmp_path / "out"))
-    artifacts.remove(artifact.digest)
-    artifacts.remove(artifact.digest)
-    assert not artifact.folder.exists()
+    artifacts.release(artifact.digest)
+    aside = artifacts.set_aside(artifact.digest)
+    assert aside is not None
+    artifacts.discard(aside)
+    assert artifacts.set_aside(artifact.digest) is None
+    assert artifacts.digests() == []
+
+
+def test_a_published_artifact_stays_until_each_of_its_publishers_lets_it_go(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifact = artifacts.publish(output(tmp_path / "out"))
+    artifacts.publish(output(tmp_path / "again"))
+    artifacts.release(artifact.digest)
+    assert artifacts.set_aside(artifact.digest) is None
+    artifacts.verify(artifact.digest)
+    artifacts.release(artifact.digest)
+    assert artifacts.set_aside(artifact.digest) is not None
 
 
 def test_publishing_again_heals_damage(artifacts: Artifacts, tmp_path: Path) -> None:

@@ -13,13 +13,21 @@ from typing_extensions import TypedDict
 from purvey.contracts.data import SPLITS, ColumnKind, DatasetConfig, SplitConfig
 from purvey.contracts.ids import new_id
 from purvey.contracts.records import DatasetRecord, JobRecord
-from purvey.errors import ConflictError, InUseError, InvalidValueError
+from purvey.errors import (
+    ConflictError,
+    IntegrityError,
+    InUseError,
+    InvalidValueError,
+    NotFoundError,
+)
 from purvey.server.answers import digest_of
+from purvey.server.job_routes import cancel
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, Question, at_param
 from purvey.store import datasets, files
+from purvey.store.artifacts import Artifacts
 
 routes = Routes(tag="Datasets")
 PREVIEW_NAME = "preview.json"
@@ -120,6 +128,7 @@ async def create(call: Caller, body: DatasetRequest) -> DatasetObject:
     made: list[DatasetRecord] = []
 
     def beside(conn: Connection, job: JobRecord) -> None:
+        _file_names(conn, call, body.file_ids)  # again: one may have been deleted meanwhile
         made.append(
             DatasetRecord(
                 id=dataset_id,
@@ -187,8 +196,7 @@ async def rows(
     record = await _find(call, dataset_id)
     if record.artifact is None:
         raise ConflictError(f"the dataset is {record.status}; it has no rows to show.")
-    path = call.services.artifacts.folder(record.artifact) / PREVIEW_NAME
-    preview = msgspec.json.decode(await asyncio.to_thread(path.read_bytes))
+    preview = await asyncio.to_thread(_preview, call.services.artifacts, record.artifact)
     return {"object": "list", "data": preview.get(query.split, [])[: query.limit]}
 
 
@@ -204,10 +212,10 @@ async def delete(call: Caller, dataset_id: str) -> DeletedDataset:
     record = await _find(call, dataset_id)
     if record.status == "processing":
         with suppress(ConflictError):  # the job has ended meanwhile
-            await call.services.jobs.cancel(call.project_id, record.job_id)
+            await cancel(call, record.job_id)
 
-    def work(conn: Connection) -> None:
-        datasets.get(conn, call.project_id, dataset_id)
+    def work(conn: Connection) -> DatasetRecord:
+        found = datasets.get(conn, call.project_id, dataset_id)
         unfinished = datasets.references(conn, call.project_id, dataset_id)
         if needed_by := [job_id for job_id in unfinished if job_id != record.job_id]:
             raise InUseError(
@@ -215,8 +223,11 @@ async def delete(call: Caller, dataset_id: str) -> DeletedDataset:
                 hint="Cancel that job first.",
             )
         datasets.delete(conn, call.project_id, dataset_id)
+        return found
 
-    await call.services.database.write(work)
+    deleted = await call.services.database.write(work)
+    if deleted.artifact is not None:
+        await call.services.sweeper.collect_artifact(deleted.artifact)
     return {"id": dataset_id, "object": "dataset", "deleted": True}
 
 
@@ -240,6 +251,19 @@ def shown(record: DatasetRecord) -> DatasetObject:
         "job_id": record.job_id,
         "error": record.error,
     }
+
+
+def _preview(artifacts: Artifacts, digest: str) -> dict[str, list[Any]]:
+    """Read the first rows of every split.
+
+    Raises:
+        IntegrityError: They are gone from the disk, or not what was stored.
+    """
+    try:
+        text = (artifacts.folder(digest) / PREVIEW_NAME).read_bytes()
+        return msgspec.json.decode(text, type=dict[str, list[Any]])
+    except (NotFoundError, OSError, ValueError) as error:
+        raise IntegrityError("the rows of the dataset are gone from the disk.") from error
 
 
 async def _find(call: Call, dataset_id: str) -> DatasetRecord:

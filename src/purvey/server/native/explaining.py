@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from purvey.contracts.engine import Explain
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.ids import new_id
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ExplanationRecord, FileRecord
-from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.errors import CapacityError, InternalError, PurveyError, ShuttingDownError
 from purvey.server.metering import metered
 from purvey.server.openai import files
 from purvey.server.policy import Call
@@ -28,15 +29,44 @@ class Explainer:
     """Owner of the explanations that are being computed.
 
     An explanation outlives the request that asked for it: its caller may come back for it.
+
+    Invariant: `_num_held` counts those being stored as begun and those in `_running`.
     """
 
     def __init__(self) -> None:
         self._running: set[Task] = set()
+        self._num_held = 0
 
-    def start(
+    def require_room(self) -> None:
+        """Refuse one more when as many as may be are under way.
+
+        Raises:
+            CapacityError: They are.
+        """
+        if self._num_held >= LIMITS.running_explanations:
+            raise CapacityError(
+                f"{self._num_held} explanations are being computed.",
+                hint="Try again when some have ended.",
+            )
+
+    async def start(
         self, call: Call, explanation: ExplanationRecord, request: ExplanationRequest
     ) -> Task:
-        """Compute a stored explanation; the task ends in its final record, or its error."""
+        """Store an explanation as begun, and compute it.
+
+        Returns:
+            A task that ends in the final record, or its error.
+
+        Raises:
+            CapacityError: As many as may be are under way; nothing was stored.
+        """
+        self.require_room()
+        self._num_held += 1
+        try:
+            await call.services.database.write(lambda conn: explanations.insert(conn, explanation))
+        except BaseException:
+            self._num_held -= 1
+            raise
         task = asyncio.create_task(_compute(call, explanation, request))
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -51,6 +81,7 @@ class Explainer:
 
     def _ended(self, task: Task) -> None:
         self._running.discard(task)
+        self._num_held -= 1
         # Looked at here because nobody may wait any more; the record holds the error.
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.info("explanation.failed", extra={"code": getattr(error, "code", "")})

@@ -181,6 +181,8 @@ UNFINISHED = EXAMPLE | {"status": "in_progress", "units": [], "faithfulness": No
 )
 async def create(call: Caller, body: ExplanationBody) -> Response:
     """Explain an output: 200 with the result, or 202 when it takes longer than `max_ms`."""
+    explainer: Explainer = call.request.app.state.explainer
+    explainer.require_room()
     request = await _request(call, body)
     record = await call.services.models.get(call.project_id, body.model)
     now = call.services.clock.now()
@@ -192,9 +194,7 @@ async def create(call: Caller, body: ExplanationBody) -> Response:
         created_at=now,
         body=_head(record.name, record.digest),
     )
-    await call.services.database.write(lambda conn: explanations.insert(conn, explanation))
-    explainer: Explainer = call.request.app.state.explainer
-    task = explainer.start(call, explanation, request)
+    task = await explainer.start(call, explanation, request)
     max_ms = body.budget.max_ms
     wait_s = (call.services.defaults.default_explanation_ms if max_ms is None else max_ms) / 1e3
     done, _ = await asyncio.wait({task}, timeout=wait_s)

@@ -21,6 +21,7 @@ from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedErro
 from purvey.server.answers import as_json
 from purvey.server.job_routes import (
     EventsQuery,
+    cancel,
     checkpoint_shown,
     checkpoints_example,
     events_example,
@@ -31,7 +32,7 @@ from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, FreeForm, Metadata, at_param
-from purvey.store import datasets
+from purvey.store import datasets, models
 
 routes = Routes(tag="Training jobs")
 NEEDED: dict[Task, tuple[str, ...]] = {
@@ -133,6 +134,7 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
         base_model=recipe.model.base,
         dataset_id=recipe.dataset,
         metadata=body.metadata,
+        beside=lambda conn, _: _check_named(conn, call, recipe),
     )
     return shown(job)
 
@@ -223,8 +225,13 @@ def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
     async def act(call: Caller, job_id: str) -> TrainingJob:
         await find(call, job_id, "training")
         jobs = call.services.jobs
-        do = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume}[action]
-        return shown(await do(call.project_id, job_id))
+        match action:
+            case "cancel":
+                return shown(await cancel(call, job_id))
+            case "pause":
+                return shown(await jobs.pause(call.project_id, job_id))
+            case "resume":
+                return shown(await jobs.resume(call.project_id, job_id))
 
     act.__name__, act.__doc__ = action, promise
     path = f"/v1/training/jobs/{{job_id}}/{action}"
@@ -279,12 +286,21 @@ def _check_module(call: Call, recipe: TrainConfig) -> None:
         )
 
 
-async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
-    def read(conn: Connection) -> DatasetRecord:
+def _check_named(conn: Connection, call: Call, recipe: TrainConfig) -> None:
+    """Check in the run's transaction that what it names was not deleted since it was read."""
+    _dataset(conn, call, recipe)
+    if recipe.model.base is not None:
+        with at_param("recipe.model.base"):
+            models.get(conn, call.project_id, recipe.model.base)
+
+
+def _dataset(conn: Connection, call: Call, recipe: TrainConfig) -> DatasetRecord:
+    with at_param("recipe.dataset"):
         return datasets.get(conn, call.project_id, recipe.dataset or "")
 
-    with at_param("recipe.dataset"):
-        record = await call.services.database.read(read)
+
+async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
+    record = await call.services.database.read(lambda conn: _dataset(conn, call, recipe))
     if record.status != "ready":
         raise ConflictError(
             f"the dataset {record.id!r} is {record.status}, not ready.", param="recipe.dataset"

@@ -215,7 +215,7 @@ def gone(file_id: str, *, param: str | None = None) -> IntegrityError:
 
 
 async def store(call: Call, record: FileRecord) -> None:
-    """Add the row of a stored blob.
+    """Add the row of a stored blob; the blob goes when that fails.
 
     Raises:
         StorageUnavailableError: The blob was collected a moment ago; another try stores it anew.
@@ -227,7 +227,11 @@ async def store(call: Call, record: FileRecord) -> None:
             raise StorageUnavailableError("the file must be sent again.")
         files.insert(conn, record)
 
-    await call.services.database.write(insert)
+    try:
+        await call.services.database.write(insert)
+    except BaseException:  # the client that left included
+        await call.services.sweeper.collect_blob(record.sha256)
+        raise
 
 
 async def remove(call: Call, record: FileRecord) -> None:
@@ -237,7 +241,6 @@ async def remove(call: Call, record: FileRecord) -> None:
         NotFoundError: It is gone already.
         InUseError: An unfinished job needs it.
     """
-    blobs = call.services.blobs
 
     def delete_row(conn: Connection) -> None:
         needed_by = files.references(conn, record.project_id, record.id)
@@ -248,13 +251,8 @@ async def remove(call: Call, record: FileRecord) -> None:
             )
         files.delete(conn, record.project_id, record.id)
 
-    def collect(conn: Connection) -> None:
-        if not files.is_blob_used(conn, record.sha256):
-            blobs.remove(record.sha256)
-
     await call.services.database.write(delete_row)
-    # On the writer's thread, after the commit: no row can appear between look and removal.
-    await call.services.database.write(collect)
+    await call.services.sweeper.collect_blob(record.sha256)
 
 
 def shown(record: FileRecord) -> FileObject:

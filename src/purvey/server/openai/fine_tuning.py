@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
 from pydantic import ConfigDict, Field
+from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
 from purvey.contracts.defaults import merged, with_recipe_defaults
@@ -21,6 +22,7 @@ from purvey.errors import (
 )
 from purvey.server.job_routes import (
     EventsQuery,
+    cancel,
     checkpoint_shown,
     checkpoints_example,
     events_example,
@@ -32,6 +34,8 @@ from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, FreeForm, Metadata, at_param
+from purvey.store import files as file_rows
+from purvey.store import models
 
 routes = Routes(tag="Fine-tuning")
 Auto = Literal["auto"]
@@ -177,6 +181,7 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
         validation_file=body.validation_file,
         metadata=body.metadata,
         request={"hyperparameters": _hyperparameters(body).model_dump()},
+        beside=lambda conn, _: _check_named(conn, call, body),
     )
     return shown(job)
 
@@ -241,8 +246,13 @@ def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
     async def act(call: Caller, job_id: str) -> FineTuningJob:
         await find(call, job_id, "fine_tuning")
         jobs = call.services.jobs
-        do = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume}[action]
-        return shown(await do(call.project_id, job_id))
+        match action:
+            case "cancel":
+                return shown(await cancel(call, job_id))
+            case "pause":
+                return shown(await jobs.pause(call.project_id, job_id))
+            case "resume":
+                return shown(await jobs.resume(call.project_id, job_id))
 
     act.__name__, act.__doc__ = action, promise
     path = f"/v1/fine_tuning/jobs/{{job_id}}/{action}"
@@ -367,6 +377,16 @@ async def _check_file(call: Call, file_id: str, param: str) -> None:
         await asyncio.to_thread(_check_rows, path, param)
     except FileNotFoundError:
         raise files.gone(file_id, param=param) from None
+
+
+def _check_named(conn: Connection, call: Call, body: FineTuningRequest) -> None:
+    """Check in the job's transaction that what it names was not deleted since it was read."""
+    models.get(conn, call.project_id, body.model)
+    with at_param("training_file"):
+        file_rows.get(conn, call.project_id, body.training_file)
+    if body.validation_file is not None:
+        with at_param("validation_file"):
+            file_rows.get(conn, call.project_id, body.validation_file)
 
 
 def _check_rows(path: Path, param: str) -> None:

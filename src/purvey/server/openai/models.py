@@ -116,8 +116,10 @@ async def retrieve(call: Caller, model: str) -> ModelObject:
 )
 async def delete(call: Caller, model: str) -> DeletedModel:
     """Delete a model; 409 while an unfinished job or an adapter needs it."""
-    await call.services.models.delete(call.project_id, model)
+    record = await call.services.models.delete(call.project_id, model)
     await call.services.engines.forget(call.project_id, model)
+    if record.artifact is not None:
+        await call.services.sweeper.collect_artifact(record.artifact)
     return {"id": model, "object": "model", "deleted": True}
 
 
