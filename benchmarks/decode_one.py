@@ -11,16 +11,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.harness import Report, paired, publish
 from purvey.contracts.engine import Finished, Generate, LoadModel, Sampling, TokenPrompt
 from purvey.contracts.model import ModelSource
 from purvey.engine.client import LocalEngineLauncher
+from purvey.models.tokenizer import Tokenizer
 
 PROMPT, OUTPUT = 128, 64
 SHAPE = {
@@ -85,10 +86,7 @@ def _write(folder: Path) -> Any:
     with torch.no_grad():  # spread the logits, so that no near-tie decides
         model.model.embed_tokens.weight.mul_(10)
     model.save_pretrained(folder)
-    words = {f"w{i}": i for i in range(SHAPE["vocab_size"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))  # noqa: S106 (a word)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    Tokenizer.train(topics.values(), vocabulary_size=SHAPE["vocab_size"]).save(folder)
     return model
 
 

@@ -34,8 +34,12 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def thread_limits(num_threads: int) -> dict[str, str]:
-    """Return the environment that holds numeric libraries to `num_threads`."""
-    return dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
+    """Return the environment that holds numeric libraries to `num_threads`.
+
+    Their idle threads sleep rather than spin. Where another process holds a core, a spinning
+    thread waits for one that does not run, a whole slice of the scheduler at each barrier.
+    """
+    return {**dict.fromkeys(_THREAD_VARIABLES, str(num_threads)), "OMP_WAIT_POLICY": "passive"}
 
 
 def worker_command(mode: Mode) -> tuple[str, ...]:
