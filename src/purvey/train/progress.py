@@ -51,6 +51,10 @@ class Meter:
         """Tell whether the last report is `REPORT_INTERVAL_S` old."""
         return self._clock.monotonic() - self._since >= REPORT_INTERVAL_S
 
+    def restart(self) -> None:
+        """Begin to measure speed now: what took place since the last report was no training."""
+        self._clear(self._clock.monotonic())
+
     def read(self, step: int, *, rate: float) -> dict[str, Any]:
         """Return the numbers since the last call, and start anew.
 

@@ -166,18 +166,24 @@ class Trainer:
     def _after_step(self, meter: Meter) -> None:
         step = self._state.step
         is_last = step >= self.total_steps or self._is_time_up()
-        measured: dict[str, float] = {}
-        if is_last or step % self._eval_interval == 0:
+        is_evaluated = is_last or step % self._eval_interval == 0
+        if not (is_evaluated or meter.is_due()):
+            return
+        data = meter.read(step, rate=self._rate(step - 1))
+        data["seconds_left"] = (
+            0.0 if is_last else round(min(data["seconds_left"], self._allowed_s()), 1)
+        )
+        data["epoch"] = round(step / self.steps_per_epoch, 4)
+        self._measured |= {k: v for k, v in data.items() if k == "train_loss"}
+        if is_evaluated:
             measured = self._evaluate()
+            meter.restart()
+            data |= measured
+            self._measured |= measured
             is_last = is_last or should_stop(self._state.best, self._config.train.early_stopping)
         if is_last:
             self._state = msgspec.structs.replace(self._state, is_finished=True)
-        if measured or is_last or meter.is_due():
-            data = {**meter.read(step, rate=self._rate(step - 1)), **measured}
-            data["epoch"] = round(step / self.steps_per_epoch, 4)
-            losses = {k: v for k, v in data.items() if k == "train_loss"}
-            self._measured = {**self._measured, **losses, **measured}
-            self._progress.metrics(_sentence(data), data)
+        self._progress.metrics(_sentence(data), data)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate, keep the weights if they are the best so far, and return the numbers."""
@@ -204,6 +210,11 @@ class Trainer:
         state = msgspec.structs.replace(self._state, compute_s=compute_s)
         return Outcome(state=state, stopped=reason)
 
+    def _allowed_s(self) -> float:
+        """Return what is left of `max_minutes`, in seconds."""
+        limit_s = (self._config.train.max_minutes or math.inf) * 60
+        return max(0.0, limit_s - self._state.compute_s)
+
     def _rate(self, step: int) -> float:
         """Return the learning rate of a step; a run under a time limit decays by its clock."""
         limit_s = (self._config.train.max_minutes or math.inf) * 60
@@ -218,8 +229,7 @@ class Trainer:
         return elapsed_s >= self._config.train.checkpoint_interval_s
 
     def _is_time_up(self) -> bool:
-        max_minutes = self._config.train.max_minutes
-        return max_minutes is not None and self._state.compute_s >= max_minutes * 60
+        return self._allowed_s() <= 0
 
 
 def _sentence(data: dict[str, float]) -> str:
