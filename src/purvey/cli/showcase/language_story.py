@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 BASE = "reference-small"
 QUESTION = "What does shutil.rmtree do?"
 TUNING = {
-    "train": {"method": "full", "epochs": 5, "batch_size": 32, "max_minutes": 1.5},
-    "optimizer": {"learning_rate": 1.5e-3},
+    "train": {"method": "full", "epochs": 5, "batch_size": 8, "max_minutes": 1.25},
+    "optimizer": {"learning_rate": 2e-3},
 }
 
 
@@ -37,7 +37,7 @@ def tell_language(home: "Home", official: "OpenAI", narrator: Narrator) -> str:
     narrator.say(f"> {QUESTION}")
     answer = narrator.stream(_chat(official, tuned))
     narrator.say(
-        "What it cannot do: two million weights and minutes of training know the sound of "
+        "What it cannot do: half a million weights and minutes of training know the sound of "
         "reference prose and some docstrings, no facts and no reasoning. Beyond that expect "
         "nonsense."
     )
