@@ -1,6 +1,7 @@
 """Bring the database file to this version's schema, or refuse it and say what to do.
 
-Alembic is slow to import and rarely needed: a file whose version is `HEAD` never loads it.
+Alembic is slow to import and rarely needed: a file that is new, or whose version is `HEAD`,
+never loads it.
 """
 
 import sqlite3
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from purvey.errors import SettingError, StorageUnavailableError
 from purvey.store import sqlite
 from purvey.store.disk import sync_file, sync_folder
+from purvey.store.tables import METADATA
 
 HEAD = "0001"
 KNOWN_VERSIONS = frozenset({"0001"})
@@ -48,10 +50,23 @@ def _create(path: Path) -> None:
     fresh = path.with_name(path.name + ".new")
     for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
         leftover.unlink(missing_ok=True)
-    _upgrade(fresh)
+    _make(fresh)
     sync_file(fresh)
     fresh.rename(path)
     sync_folder(path.parent)
+
+
+def _make(path: Path) -> None:
+    """Write every table and the version, in one transaction."""
+    engine = sqlite.writing_engine(path)
+    with engine.begin() as connection:
+        METADATA.create_all(connection)
+        connection.exec_driver_sql(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+            "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+    engine.dispose()
 
 
 def _check(path: Path) -> None:

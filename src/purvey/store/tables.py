@@ -1,10 +1,11 @@
-"""The tables, in portable SQL. `migrations` creates them; a test compares the two.
+"""The tables, in portable SQL: what a new database has, and `migrations` bring older ones to.
 
 Every table that lists things has `position`, which grows with each insert and is what pages
 are ordered by: two rows of one instant still have an order. Times are epoch seconds, UTC.
 """
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Column,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
 )
 
 METADATA = MetaData(
@@ -240,3 +242,9 @@ LEDGER = Table(
     Index(None, "project_id", "created_at"),
     sqlite_autoincrement=True,
 )
+_REFUSE = """
+CREATE TRIGGER usage_ledger_no_{verb} BEFORE {verb} ON usage_ledger
+BEGIN SELECT RAISE(ABORT, 'the usage ledger is append-only'); END
+"""
+for _verb in ("UPDATE", "DELETE"):
+    event.listen(LEDGER, "after_create", DDL(_REFUSE.format(verb=_verb)))  # type: ignore[no-untyped-call]  # SQLAlchemy's own

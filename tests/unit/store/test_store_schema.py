@@ -1,9 +1,11 @@
 """Opening: from nothing, from this version, and everything that is refused."""
 
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,33 @@ from purvey.store.tables import METADATA
 from purvey.testing.clock import FakeClock
 
 
-def test_migrating_from_empty_gives_the_tables(file: Path) -> None:
-    engine = sqlite.writing_engine(file)
+def _migrated(path: Path) -> Path:
+    engine = sqlite.writing_engine(path)
+    with engine.begin() as connection:
+        schema.migrate(connection)
+    engine.dispose()
+    return path
+
+
+def _definitions(path: Path) -> dict[str, list[str]]:
+    """Return what a database holds by name, each as its parts in an order of no meaning."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
+    return {name: sorted(re.findall(r"\w+|[()]", sql or "")) for name, sql in rows}
+
+
+def test_migrating_from_empty_gives_the_tables(tmp_path: Path) -> None:
+    engine = sqlite.writing_engine(_migrated(tmp_path / "migrated.db"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"target_metadata": METADATA})
         assert compare_metadata(context, METADATA) == []
+    engine.dispose()
+
+
+def test_a_new_database_is_what_migrating_from_empty_gives(file: Path, tmp_path: Path) -> None:
+    migrated = _definitions(_migrated(tmp_path / "migrated.db"))
+    assert _definitions(file) == migrated
+    assert {"usage_ledger_no_UPDATE", "usage_ledger_no_DELETE", "alembic_version"} <= set(migrated)
 
 
 def test_head_is_the_newest_migration_and_all_are_known() -> None:
@@ -46,7 +70,9 @@ def test_an_interrupted_first_start_is_repaired(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["purvey.db"]
 
 
-def test_opening_at_head_never_loads_alembic(file: Path) -> None:
+@pytest.mark.parametrize("name", ["head", "new"])
+def test_opening_at_head_or_anew_never_loads_alembic(file: Path, name: str) -> None:
+    file = file if name == "head" else file.with_name("new.db")
     script = (
         "import sys; from pathlib import Path; from purvey.store import database;"
         f"from purvey.store import schema; schema.prepare(Path({str(file)!r}));"
