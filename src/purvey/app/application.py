@@ -316,7 +316,6 @@ def _engine_limits(settings: "Settings") -> EngineLimits:
         num_threads=settings.engine_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
         max_batch_tokens=settings.max_batch_tokens,
-        module_roots=tuple(str(root.resolve()) for root in settings.module_roots),
         max_loaded=settings.max_loaded_models,
     )
 

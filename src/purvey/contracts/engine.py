@@ -77,7 +77,6 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     num_threads: int
     kv_cache_bytes: int
     max_batch_tokens: int
-    module_roots: tuple[str, ...] = ()
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,6 @@ class EngineLimits:
         num_threads: Compute threads of one engine.
         kv_cache_bytes: Key/value cache of one engine.
         max_batch_tokens: Tokens of one step.
-        module_roots: Folders of the operator's own modules.
         max_loaded: Engines that may exist at one time.
         backoff_s: Pause before the second start after a crash; doubles with every crash.
         breaker_crashes: Crashes in a row after which nobody is made to wait any more.
@@ -45,7 +44,6 @@ class EngineLimits:
     num_threads: int
     kv_cache_bytes: int
     max_batch_tokens: int
-    module_roots: tuple[str, ...] = ()
     max_loaded: int = 4
     backoff_s: float = 0.5
     breaker_crashes: int = 3
@@ -233,7 +231,6 @@ class EnginePool:
                     num_threads=self._limits.num_threads,
                     kv_cache_bytes=self._limits.kv_cache_bytes,
                     max_batch_tokens=self._limits.max_batch_tokens,
-                    module_roots=self._limits.module_roots,
                 )
             )
         except WorkerCrashedError:
