@@ -220,6 +220,13 @@ def parse_recipe_toml(text: str) -> dict[str, Any]:
         raise InvalidValueError(f"the recipe is not TOML: {error}", param="recipe") from None
 
 
+_WORDINGS = {
+    "string_pattern_mismatch": "use letters a to z, digits, '.', '_' and '-', a letter or digit "
+    "first, 64 characters at most",
+}
+"""What to change, where pydantic's own words say less."""
+
+
 def first_problem(
     error: ValidationError, schema: type[BaseModel], *, at: str = ""
 ) -> InvalidValueError:
@@ -230,7 +237,8 @@ def first_problem(
     if problem["type"] == "extra_forbidden":
         meant = _suggestion(schema, path)
         return InvalidValueError(f"unknown field {param!r}.{meant}", param=param)
-    return InvalidValueError(f"{param or 'the body'}: {problem['msg']}.", param=param or None)
+    wording = _WORDINGS.get(problem["type"], problem["msg"])
+    return InvalidValueError(f"{param or 'the body'}: {wording}.", param=param or None)
 
 
 def _check_model(recipe: TrainConfig, *, at: str) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from purvey.contracts.data import Column
 from purvey.data.convert import Value
 
+_CONTENT = {"text", "image", "conversation"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deduplicated:
@@ -16,9 +18,10 @@ class Deduplicated:
 
     Args:
         kept: Row numbers that stay, in file order.
-        groups: For each kept row, a digest of what is asked; equal inputs share it, also when
-            their labels differ, and so do conversations that differ only from their last
-            answer on. So a split can keep them on one side.
+        groups: For each kept row, a digest of what is asked; equal texts, images and
+            conversations share it, also when their labels or numbers differ (a row's own number
+            or date makes no second message of it), and so do conversations that differ only
+            from their last answer on. So a split can keep them on one side.
         num_removed: Rows dropped because an equal one (label included) came before.
         num_conflicts: Kept rows whose inputs an earlier row has with another label.
     """
@@ -34,6 +37,7 @@ def deduplicate(
 ) -> Deduplicated:
     """Find exact duplicates; with `is_wanted` false every row stays, grouped all the same."""
     inputs = [(column.kind, values[column.name]) for column in columns if column.kind != "label"]
+    contents = [(kind, column) for kind, column in inputs if kind in _CONTENT] or inputs
     labels = [values[column.name] for column in columns if column.kind == "label"]
     num_rows = len(next(iter(values.values())))
     kept: list[int] = []
@@ -49,7 +53,7 @@ def deduplicate(
         seen.add(whole)
         num_conflicts += seen_inputs.setdefault(given, whole) != whole
         kept.append(row)
-        asked = (_prompt(c[row]) if kind == "conversation" else c[row] for kind, c in inputs)
+        asked = (_prompt(c[row]) if kind == "conversation" else c[row] for kind, c in contents)
         groups.append(_digest(list(asked)))
     return Deduplicated(
         kept=kept, groups=groups, num_removed=num_rows - len(kept), num_conflicts=num_conflicts

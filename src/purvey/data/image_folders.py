@@ -16,6 +16,9 @@ from purvey.errors import InvalidFileError, UnsafeArchiveError
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 _ENCRYPTED = 0x1
 
+_OFFICE = "[Content_Types].xml"
+"""In every zip that is a .docx or .xlsx."""
+
 
 def read_image_folders(path: Path, *, source: str) -> RawTable:
     """Read a zip whose images lie in one folder per class (`cats/1.png`).
@@ -34,6 +37,8 @@ def read_image_folders(path: Path, *, source: str) -> RawTable:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            if any(entry.filename == _OFFICE for entry in entries):
+                raise InvalidFileError(f"{source!r} is an office document: save it as CSV.")
             check_entries(entries, source=source)
             for number, entry in enumerate(entries, start=1):
                 if entry.is_dir() or _is_leftover(entry.filename):

@@ -115,7 +115,9 @@ def _label_column(
     }
     named = [name for name in distinct if plain_name(name) in LABEL_NAMES]
     candidates = named or [
-        name for name, count in distinct.items() if _is_few(count, len(columns[name]))
+        name
+        for name, count in distinct.items()
+        if count < len(columns[name]) and _is_few(count, len(columns[name]))
     ]
     return min(candidates, key=lambda name: distinct[name], default=None)
 
@@ -125,7 +127,7 @@ def _may_be_label(cells: Sequence[Cell]) -> bool:
     if len(values) > LIMITS.labels or max(map(len, values), default=0) > _LONGEST_LABEL_CHARS:
         return False
     is_fraction = any(isinstance(cell, float) and not cell.is_integer() for cell in cells)
-    return not is_fraction and (len(values) < len(cells) or len(cells) < 2)
+    return not is_fraction
 
 
 def _is_few(num_distinct: int, num_rows: int) -> bool:
