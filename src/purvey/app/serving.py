@@ -47,4 +47,8 @@ async def _greet(application: Application) -> None:
     sys.stdout.write(f"Purvey listens on {application.base_url}\n")
     if application.first_key is not None:
         sys.stdout.write(f"Administrator key, shown this once: {application.first_key}\n")
+        sys.stdout.write(
+            f"For other terminals:\nexport PURVEY_BASE_URL={application.base_url} "
+            f"PURVEY_API_KEY={application.first_key}\n"
+        )
     sys.stdout.flush()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from purvey.contracts.recipe import parse_recipe_toml
+from purvey.contracts.defaults import with_recipe_defaults
+from purvey.contracts.recipe import parse_recipe, parse_recipe_toml
 from purvey.errors import InvalidFileError, InvalidValueError
 
 Values = dict[str, Any]  # JSON values of a recipe
@@ -69,6 +70,16 @@ def read_plan(
             hint='Name data files, or put `data = ["file.csv"]` into the recipe.',
         )
     return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a recipe that the server would refuse, before anything is uploaded.
+
+    Raises:
+        InvalidValueError: Names the first field at fault.
+    """
+    values = {"task": "classification"} | plan.recipe  # any task where the data will say which
+    parse_recipe(with_recipe_defaults(values))
 
 
 def _take_recipe(plan: Plan, file: Path) -> None:

@@ -50,11 +50,12 @@ def train(
 
     A bare data file is enough; a recipe says the rest. The model is served when this returns.
     """
-    from purvey.cli.commands.sources import read_plan
+    from purvey.cli.commands.sources import check_plan, read_plan
     from purvey.client.jobs import succeeded
 
     flags = {"task": task, "name": name, "model.base": base, "train.epochs": epochs}
     plan = read_plan(sources, settings=settings or (), columns=columns, flags=flags)
+    check_plan(plan)
     out = notices()
     with connect() as client:
         job = _start(client, plan, out)
@@ -62,8 +63,10 @@ def train(
             job = succeeded(_watch(client, job, out))
     if as_json:
         print_json(job)
+    elif job.status == "succeeded":
+        _print_outcome(job, wanted=plan.recipe.get("name"))
     else:
-        _print_outcome(job)
+        console().print(f"job {job.id}: {job.status}", markup=False)
 
 
 def _start(client: "Purvey", plan: "Plan", out: "Console") -> "Job":
@@ -85,6 +88,8 @@ def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
     dataset = client.datasets.wait(dataset.id)
     columns = ", ".join(f"{column.name} ({column.kind})" for column in dataset.columns)
     rows = ", ".join(f"{count} {split}" for split, count in dataset.splits.items())
+    if removed := dataset.profile.get("duplicates_removed"):
+        rows += f"; {removed} duplicates removed"
     out.print(f"dataset {dataset.id}: {columns}; rows: {rows}", markup=False)
     return dataset
 
@@ -112,12 +117,16 @@ def _watch(client: "Purvey", job: "Job", out: "Console") -> "Job":
     return client.training_jobs.get(job.id)
 
 
-def _print_outcome(job: "Job") -> None:
+def _print_outcome(job: "Job", *, wanted: object) -> None:
     from purvey.cli.details import report_fields
 
-    print_fields({"model": job.trained_model or f"(job {job.id}: {job.status})"})
+    print_fields({"model": job.trained_model or "-"})
     print_fields(report_fields(job.report))
     if job.trained_model:
+        if wanted is not None and job.trained_model != wanted:
+            notices().print(
+                f"The name {wanted!r} was taken: an earlier model keeps it.", markup=False
+            )
         is_image = (job.recipe or {}).get("task") == "image-classification"
         given = "--image FILE" if is_image else '--prompt "..."'
         console().print(f"Ask it: purvey run {job.trained_model} {given}", markup=False)
