@@ -146,7 +146,7 @@ def cli_page() -> str:
     from purvey.cli.main import app
 
     parts = [
-        "# Command line\n\nEvery command but `serve`, `demo` and `doctor` talks HTTP to "
+        "# Command line\n\nEvery command but `serve`, `demo`, `doctor`, `backup` and `restore` talks HTTP to "
         "`PURVEY_BASE_URL` (http://127.0.0.1:8000 unless set) with `PURVEY_API_KEY`. `--json` prints "
         "JSON and nothing else. Exit statuses stand in [Errors](errors.md).\n"
     ]

@@ -21,9 +21,11 @@ PurveyError
       InUseError                something still refers to it        409
       StaleFencingTokenError    another worker holds the lease      409
       IntegrityError            stored bytes changed                409
+      IdempotencyKeyInUseError  its first request is not answered   409
     RequestTooLargeError        a byte budget is exceeded           413
     UnsupportedMediaTypeError   content type or encoding            415
     MethodUnsupportedError      this model cannot do that           422
+    IdempotencyKeyReusedError   the key came with another payload   422
   CapacityError                 right request, wrong moment         503   exit 75
     RateLimitedError            this tenant asks too much           429
     KVCacheExhaustedError       no free KV-cache blocks             503
@@ -187,6 +189,13 @@ class IntegrityError(ConflictError):
     code = "integrity_error"
 
 
+class IdempotencyKeyInUseError(ConflictError):
+    """The first request with this `Idempotency-Key` is still being answered."""
+
+    code, retryable = "idempotency_key_in_use", True
+    default_hint = "Send it again in a moment: the answer will be the first request's."
+
+
 class RequestTooLargeError(UserError):
     """A byte budget of the limits table is exceeded."""
 
@@ -203,6 +212,13 @@ class MethodUnsupportedError(UserError):
     """This model cannot do what is asked, though others can."""
 
     code, status = "method_unsupported", 422
+
+
+class IdempotencyKeyReusedError(UserError):
+    """This `Idempotency-Key` came before with another payload."""
+
+    code, type, status = "idempotency_key_reused", "idempotency_error", 422
+    default_hint = "Send a fresh key with every new request, and the same one to repeat it."
 
 
 class CapacityError(PurveyError):

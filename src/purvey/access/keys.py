@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -83,9 +83,20 @@ class KeyRing:
         return known.principal
 
     async def create(
-        self, project_id: str, name: str, scopes: Iterable[Scope] = SCOPES
+        self,
+        project_id: str,
+        name: str,
+        scopes: Iterable[Scope] = SCOPES,
+        *,
+        beside: Callable[[Connection, KeyRecord], None] | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key, and its project if that is new.
+
+        Args:
+            project_id: For whom it acts.
+            name: What its owner calls it.
+            scopes: What it may do.
+            beside: Writes that belong to the key, made in its transaction after it.
 
         Returns:
             The record, and the secret that is never seen again.
@@ -95,7 +106,13 @@ class KeyRing:
         """
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         record = self._record(project_id, name, scopes, secret)
-        await self._database.write(lambda conn: self._insert(conn, record, secret))
+
+        def work(conn: Connection) -> None:
+            self._insert(conn, record, secret)
+            if beside is not None:
+                beside(conn, record)
+
+        await self._database.write(work)
         return record, secret
 
     async def page(

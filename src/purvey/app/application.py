@@ -33,6 +33,7 @@ from purvey.store import keys
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
+from purvey.store.idempotency.sweeping import sweep_old
 from purvey.store.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -235,9 +236,12 @@ class Application:
     async def _serve(self, stop_asked: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._http.run(), name="http")
-            gauges = (
+            upkeep = (
                 tasks.create_task(show_engines(self.services.engines), name="engine-gauges"),
                 tasks.create_task(show_jobs(self.services.database), name="job-gauges"),
+                tasks.create_task(
+                    sweep_old(self.services.database, self.services.clock), name="kept-answers"
+                ),
             )
             await self._http.listening()
             self._readiness.take_up()
@@ -246,8 +250,8 @@ class Application:
                 await stop_asked.wait()
             finally:
                 await self._drain(serving)
-                for gauge in gauges:
-                    gauge.cancel()
+                for task in upkeep:
+                    task.cancel()
 
     async def _drain(self, serving: "asyncio.Task[None]") -> None:
         self._readiness.give_up()

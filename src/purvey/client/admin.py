@@ -24,7 +24,7 @@ class Models:
 
     def register(self, name: str, folder: str) -> Model:
         """Register a folder that lies under one of the server's model roots (administrator)."""
-        return self._transport.post("/v1/models", Model, body={"id": name, "source": folder})
+        return self._transport.create("/v1/models", Model, body={"id": name, "source": folder})
 
     def delete(self, name: str) -> None:
         """Delete a model."""
@@ -46,7 +46,7 @@ class Keys:
             body["scopes"] = list(scopes)
         if project is not None:
             body["project"] = project
-        return self._transport.post("/v1/keys", Key, body=body)
+        return self._transport.create("/v1/keys", Key, body=body)
 
     def list(self) -> Iterator[Key]:
         """Yield every key, without secrets."""

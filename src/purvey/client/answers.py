@@ -49,7 +49,7 @@ class Explanations:
         """
         given = {name: value for name, value in options.items() if value is not None}
         body = {"model": model, "input": input, **given}
-        return self._transport.post("/v1/explanations", Explanation, body=body)
+        return self._transport.create("/v1/explanations", Explanation, body=body)
 
     def get(self, explanation_id: str) -> Explanation:
         """Return an explanation."""

@@ -69,7 +69,7 @@ class Datasets:
             body["name"] = name
         if columns:
             body["columns"] = columns
-        return self._transport.post("/v1/datasets", Dataset, body=body)
+        return self._transport.create("/v1/datasets", Dataset, body=body)
 
     def get(self, dataset_id: str) -> Dataset:
         """Return a dataset with its profile."""

@@ -26,7 +26,7 @@ class TrainingJobs:
         body: Json = {"recipe": recipe}
         if metadata:
             body["metadata"] = metadata
-        return self._transport.post("/v1/training/jobs", Job, body=body)
+        return self._transport.create("/v1/training/jobs", Job, body=body)
 
     def validate(self, recipe: Json) -> Json:
         """Return the recipe resolved in full, with its digest, without starting anything."""

@@ -19,7 +19,7 @@ class Purvey:
         base_url: Address, as given to the `openai` package: with or without `/v1`.
         api_key: A key of the server.
         timeout_s: Longest silence of the server while it answers.
-        longest_pause_s: Longest pause between two looks at something unfinished.
+        longest_pause_s: Longest pause between two looks at something unfinished, or two tries.
         http: Carrier of the requests, for tests.
     """
 
@@ -33,7 +33,11 @@ class Purvey:
         http: httpx2.BaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
-            base_url=base_url, api_key=api_key, timeout_s=timeout_s, http=http
+            base_url=base_url,
+            api_key=api_key,
+            timeout_s=timeout_s,
+            longest_pause_s=longest_pause_s,
+            http=http,
         )
         waiter = Waiter(longest_pause_s=longest_pause_s)
         self.address = self._transport.address

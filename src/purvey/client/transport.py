@@ -1,14 +1,14 @@
 """HTTP to one server: JSON in and out, errors rebuilt, creating calls safe to repeat."""
 
 import json
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 import httpx2
 import msgspec
 
+from purvey.client.repeating import repeated
 from purvey.errors import (
     CapacityError,
     DeadlineExceededError,
@@ -32,6 +32,7 @@ class Transport:
         base_url: Address with or without the trailing `/v1`.
         api_key: Sent as a bearer token; None sends none.
         timeout_s: Longest silence of the server while it answers.
+        longest_pause_s: Bound of the pauses before a creating call is sent again.
         http: Carrier of the requests, for tests.
     """
 
@@ -41,9 +42,11 @@ class Transport:
         base_url: str = DEFAULT_BASE_URL,
         api_key: str | None = None,
         timeout_s: float = 600.0,
+        longest_pause_s: float = 2.0,
         http: httpx2.BaseTransport | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._longest_pause_s = longest_pause_s
         self.address = base_url.rstrip("/").removesuffix("/v1")
         self._client = httpx2.Client(
             base_url=self.address,
@@ -61,8 +64,14 @@ class Transport:
         return self._answer(self._request("GET", path, query=query), shape)
 
     def post(self, path: str, shape: type[V], *, body: Json | None = None) -> V:
-        """Create something or act on it, under a fresh idempotency key."""
+        """Ask for something, or act on it."""
         return self._answer(self._request("POST", path, body=body or {}), shape)
+
+    def create(self, path: str, shape: type[V], *, body: Json) -> V:
+        """Create something once, under a fresh idempotency key, repeated if the answer is lost."""
+        return self._once(
+            lambda headers: self._client.post(path, json=body, headers=headers), shape
+        )
 
     def delete(self, path: str) -> None:
         """Delete an object."""
@@ -75,20 +84,22 @@ class Transport:
     def upload(
         self, path: str, shape: type[V], *, fields: Json, name: str, content: IO[bytes]
     ) -> V:
-        """Send a file as a multipart form.
+        """Create something from a file, once, sent as a multipart form.
 
         Args:
             path: Where to.
             shape: Type of the answer.
             fields: The other fields of the form.
             name: File name.
-            content: An open binary file.
+            content: An open binary file that can be read again.
         """
-        with self._named_failures():
-            response = self._client.post(
-                path, data=fields, files={"file": (name, content)}, headers=_idempotency()
-            )
-        return self._answer(self._checked(response), shape)
+
+        def send(headers: dict[str, str]) -> httpx2.Response:
+            content.seek(0)
+            files = {"file": (name, content)}
+            return self._client.post(path, data=fields, files=files, headers=headers)
+
+        return self._once(send, shape)
 
     def stream(
         self, method: str, path: str, *, body: Json | None = None, query: Query | None = None
@@ -100,9 +111,7 @@ class Transport:
         """
         with (
             self._named_failures(),
-            self._client.stream(
-                method, path, json=body, params=_present(query), headers=_idempotency()
-            ) as response,
+            self._client.stream(method, path, json=body, params=_present(query)) as response,
         ):
             if response.is_error:
                 response.read()
@@ -118,12 +127,14 @@ class Transport:
     def _request(
         self, method: str, path: str, *, query: Query | None = None, body: Json | None = None
     ) -> httpx2.Response:
-        headers = _idempotency() if method == "POST" else {}
         with self._named_failures():
-            response = self._client.request(
-                method, path, params=_present(query), json=body, headers=headers
-            )
+            response = self._client.request(method, path, params=_present(query), json=body)
         return self._checked(response)
+
+    def _once(self, send: Callable[[dict[str, str]], httpx2.Response], shape: type[V]) -> V:
+        with self._named_failures():
+            response = repeated(send, longest_pause_s=self._longest_pause_s)
+        return self._answer(self._checked(response), shape)
 
     def _checked(self, response: httpx2.Response) -> httpx2.Response:
         if response.is_error:
@@ -178,7 +189,3 @@ def error_from_body(body: Mapping[str, Any]) -> PurveyError:
 
 def _present(query: Query | None) -> dict[str, str | int | float | bool]:
     return {name: value for name, value in (query or {}).items() if value is not None}
-
-
-def _idempotency() -> dict[str, str]:
-    return {"idempotency-key": secrets.token_hex(16)}

@@ -73,6 +73,8 @@ class Limits:
     """Rank of a LoRA adapter."""
     explanation_forwards: int = 4_096
     """Forward passes of one explanation."""
+    idempotency_key_chars: int = 255
+    """Characters of an `Idempotency-Key`."""
     metadata_pairs: int = 16
     """Entries of a metadata object."""
     queued_jobs: int = 1_000

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,23 @@ class ModelRegistry:
         self._known.pop((project_id, name), None)
         return record
 
-    async def register_folder(self, project_id: str, name: str, folder: Path) -> ModelRecord:
+    async def register_folder(
+        self,
+        project_id: str,
+        name: str,
+        folder: Path,
+        *,
+        beside: Callable[[Connection, ModelRecord], None] | None = None,
+    ) -> ModelRecord:
         """Register a folder of the operator, served in place.
 
         The same folder under the same name again is the same registration.
+
+        Args:
+            project_id: Whose model it is.
+            name: What it answers by.
+            folder: Where its files are.
+            beside: Writes that belong to the model, made in its transaction after it.
 
         Raises:
             InvalidValueError: The folder lies outside the model roots.
@@ -101,9 +114,14 @@ class ModelRegistry:
             ConflictError: The name belongs to another model.
         """
         checked = await asyncio.to_thread(check_folder, folder, model_roots=self._model_roots)
-        return await self._database.write(
-            lambda conn: self._insert_folder(conn, project_id, name, checked)
-        )
+
+        def work(conn: Connection) -> ModelRecord:
+            record = self._insert_folder(conn, project_id, name, checked)
+            if beside is not None:
+                beside(conn, record)
+            return record
+
+        return await self._database.write(work)
 
     def register_trained(
         self,

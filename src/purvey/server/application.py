@@ -12,6 +12,7 @@ from purvey import __version__
 from purvey.server import health
 from purvey.server.documentation import error_schemas
 from purvey.server.edge import Edge
+from purvey.server.idempotency.once import InFlight
 from purvey.server.native import (
     classify,
     datasets,
@@ -97,6 +98,7 @@ def create_app(services: Services) -> Api:
     )
     app.state.services = services
     app.state.explainer = Explainer()
+    app.state.in_flight = InFlight()
     app.router.routes.extend(route for resource in RESOURCES for route in resource)
     check_policies(app.routes)
     return app

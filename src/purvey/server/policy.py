@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 from purvey.access.keys import Principal
 from purvey.contracts.records import Scope
 from purvey.errors import PermissionDeniedError
+from purvey.server.idempotency.once import Once
 from purvey.server.services import Services
 
 REQUEST_ID = "purvey.request_id"
@@ -32,12 +33,17 @@ PUBLIC = Policy(scope=None)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One authorised request: who calls, on whose behalf, and what it may use."""
+    """One authorised request: who calls, on whose behalf, and what it may use.
+
+    Attributes:
+        once: Keeps the answer of a creating request that has an `Idempotency-Key`.
+    """
 
     services: Services
     principal: Principal
     request: Request
     request_id: str
+    once: Once
 
     @property
     def project_id(self) -> str:
@@ -71,6 +77,7 @@ async def authorise(request: Request, services: Services, policy: Policy) -> Cal
         principal=principal,
         request=request,
         request_id=request.scope[REQUEST_ID],
+        once=Once(services, None),
     )
 
 

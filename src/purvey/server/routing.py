@@ -8,7 +8,7 @@ must decide who calls before it reads a body, and because it is the hot path.
 import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 from purvey.contracts.records import Scope as KeyScope
 from purvey.errors import InvalidValueError
 from purvey.server.documentation import response_type, responses_of
-from purvey.server.policy import PUBLIC, Policy, authorise
+from purvey.server.idempotency.once import PARAMETER, InFlight
+from purvey.server.policy import PUBLIC, Call, Policy, authorise
 from purvey.server.problems import OtherMethodsError
 from purvey.server.request_body import read_json
 from purvey.server.services import Services
@@ -41,6 +42,8 @@ class PolicyRoute(Route):
         path: Path template.
         endpoint: The coroutine function that answers.
         policy: Who may call it.
+        is_creating: Whether it creates something, once for each `Idempotency-Key`: its endpoint
+            must give its answer to `call.once.keep`.
         methods: HTTP methods.
         status_code: Status of a success.
         documented: What FastAPI's `APIRoute` takes.
@@ -52,6 +55,7 @@ class PolicyRoute(Route):
         endpoint: Endpoint,
         *,
         policy: Policy,
+        is_creating: bool,
         methods: list[str],
         status_code: int,
         **documented: Any,  # noqa: ANN401 (FastAPI's own keywords)
@@ -59,6 +63,7 @@ class PolicyRoute(Route):
         super().__init__(path, endpoint, methods=methods)
         self.methods = set(methods)  # without the HEAD that comes with GET: `Edge` maps it
         self.policy = policy
+        self._is_creating = is_creating
         self._documented = documented
         self._answers = endpoint
         hints = get_type_hints(endpoint)
@@ -108,15 +113,34 @@ class PolicyRoute(Route):
             given["call"] = await authorise(request, services, self.policy)
         if scope["method"] not in (self.methods or ()):
             raise OtherMethodsError(sorted(_methods_at(scope)))
+        if self._is_creating:
+            response = await self._once(given["call"], request, given)
+        else:
+            response = await self._answer(request, given)
+        await response(scope, receive, send)
+
+    async def _once(self, call: Call, request: Request, given: dict[str, Any]) -> Response:
+        """Answer a creating request; repeated under its key, it gets the first answer again."""
+        in_flight: InFlight = request.app.state.in_flight
+        with in_flight.once(request, call.services, call.project_id) as once:
+            response = await self._answer(request, given | {"call": replace(call, once=once)})
+            once.check()
+        return response
+
+    async def _answer(self, request: Request, given: dict[str, Any]) -> Response:
         if self._query is not None:
             given["query"] = validate(self._query, _query_values(request))
         if self._body is not None:
-            given["body"] = validate(self._body, await read_json(request))
+            body = await read_json(request)
+            given["body"] = validate(self._body, body)
+            call: Call | None = given.get("call")
+            earlier = await call.once.earlier(body) if call is not None else None
+            if earlier is not None:
+                return earlier
         if self._wants_request:
             given["request"] = request
         answer = await self._answers(**given)
-        response = answer if isinstance(answer, Response) else self._json(answer)
-        await response(scope, receive, send)
+        return answer if isinstance(answer, Response) else self._json(answer)
 
     def _json(self, value: object) -> Response:
         return Response(_encode(value), status_code=self._success, media_type="application/json")
@@ -145,6 +169,7 @@ class Routes:
         returns: Any,  # noqa: ANN401 (a TypedDict, or None for what is not JSON)
         example: object = None,
         status: int = 200,
+        is_creating: bool = False,
         media: str = "application/json",
         extra: dict[str, Any] | None = None,  # additions to the OpenAPI operation
     ) -> Callable[[Endpoint], Endpoint]:
@@ -157,6 +182,7 @@ class Routes:
             returns: Type of the answer.
             example: An answer, for the documentation.
             status: Status of a success.
+            is_creating: Whether it creates something, once for each `Idempotency-Key`.
             media: Content type of a success.
             extra: Additions to the OpenAPI operation.
         """
@@ -168,6 +194,7 @@ class Routes:
                     path,
                     endpoint,
                     policy=Policy(scope=scope) if scope else PUBLIC,
+                    is_creating=is_creating,
                     methods=[method],
                     tags=[self.tag],
                     summary=summary.rstrip("."),
@@ -177,7 +204,7 @@ class Routes:
                     response_class=response_type(media),
                     responses=responses_of(status, example, media=media, is_public=scope is None),
                     operation_id=f"{self.tag.lower().replace(' ', '_')}_{endpoint.__name__}",
-                    openapi_extra=extra,
+                    openapi_extra={**PARAMETER, **(extra or {})} if is_creating else extra,
                 )
             )
             return endpoint

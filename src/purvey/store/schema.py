@@ -16,8 +16,8 @@ from purvey.store import sqlite
 from purvey.store.disk import sync_file, sync_folder
 from purvey.store.tables import METADATA
 
-HEAD = "0001"
-KNOWN_VERSIONS = frozenset({"0001"})
+HEAD = "0002"
+KNOWN_VERSIONS = frozenset({"0001", "0002"})
 """Every version that a release has written; each is upgraded forward to `HEAD`."""
 
 

@@ -220,6 +220,24 @@ EXPLANATIONS = Table(
     sqlite_autoincrement=True,
 )
 
+KEPT_ANSWERS = Table(
+    "kept_answers",
+    METADATA,
+    _position(),
+    _project(),
+    _text("route"),
+    _text("key"),
+    _text("fingerprint"),
+    _text("subject"),
+    _count("status"),
+    Column("body", LargeBinary, nullable=True),
+    _number("created_at"),
+    UniqueConstraint("project_id", "route", "key"),
+    Index(None, "project_id", "subject"),
+    Index(None, "created_at"),
+    sqlite_autoincrement=True,
+)
+
 LEDGER = Table(
     "usage_ledger",
     METADATA,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -96,17 +97,76 @@ def test_no_server_says_how_to_start_one() -> None:
 
 
 def test_creating_calls_carry_a_fresh_idempotency_key() -> None:
-    keys: list[str] = []
+    keys: list[str | None] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        keys.append(request.headers["idempotency-key"])
+        keys.append(request.headers.get("idempotency-key"))
         return httpx2.Response(200, json=JOB)
 
     with client_of(answer) as client:
-        client.training_jobs.create({"task": "text-classification"})
+        for _ in range(2):
+            client.training_jobs.create({"task": "text-classification"})
         client.training_jobs.act("job_1", "pause")
-    assert len(set(keys)) == 2
-    assert all(len(key) == 32 for key in keys)
+    first, second, acting = keys
+    assert first != second
+    assert [len(key or "") for key in (first, second)] == [32, 32]
+    assert acting is None
+
+
+Fault = Callable[[httpx2.Request], httpx2.Response]
+
+
+def _lost(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.RemoteProtocolError("lost", request=request)
+
+
+def _asked_again(_: httpx2.Request) -> httpx2.Response:
+    answer = error(409, "idempotency_key_in_use", "not yet.")
+    answer.headers["x-should-retry"] = "true"
+    return answer
+
+
+@pytest.mark.parametrize("fault", [_lost, _asked_again])
+def test_a_creating_call_is_repeated_under_its_key(fault: Fault, tmp_path: Path) -> None:
+    sent: list[tuple[str, bytes]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        content = request.read().partition(b"the rows")[1]  # the boundary is new each time
+        sent.append((request.headers["idempotency-key"], content))
+        if len(sent) < 3:
+            return fault(request)
+        body = {"id": "file-1", "created_at": 1, "filename": "rows.txt", "bytes": 8}
+        return httpx2.Response(200, json=body | {"purpose": "user_data"})
+
+    (tmp_path / "rows.txt").write_bytes(b"the rows")
+    with client_of(answer) as client:
+        assert client.files.upload(tmp_path / "rows.txt").id == "file-1"
+    assert sent == [(sent[0][0], b"the rows")] * 3
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(_lost, CapacityError), (_asked_again, UserError)])
+def test_repetition_ends_in_the_last_failure(fault: Fault, kind: type[PurveyError]) -> None:
+    sent: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return fault(request)
+
+    with client_of(answer) as client, pytest.raises(kind):
+        client.training_jobs.create({})
+    assert len(sent) == 4
+
+
+def test_what_acts_is_not_repeated() -> None:
+    sent: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return _lost(request)
+
+    with client_of(answer) as client, pytest.raises(CapacityError):
+        client.training_jobs.act("job_1", "resume")
+    assert len(sent) == 1
 
 
 def test_listings_are_walked_to_their_end() -> None:

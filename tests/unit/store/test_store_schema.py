@@ -9,7 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
@@ -54,6 +56,32 @@ def test_head_is_the_newest_migration_and_all_are_known() -> None:
     scripts = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
     assert scripts.get_current_head() == schema.HEAD
     assert {script.revision for script in scripts.walk_revisions()} == schema.KNOWN_VERSIONS
+
+
+def _of_0001(path: Path) -> Path:
+    """Write a database as the release with the first schema did, and a project into it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    engine = sqlite.writing_engine(path)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        _add_project(connection)
+    engine.dispose()
+    return path
+
+
+def test_a_database_of_the_first_schema_is_upgraded_and_keeps_its_rows(tmp_path: Path) -> None:
+    old = _of_0001(tmp_path / "old.db")
+    assert "kept_answers" not in _definitions(old)
+    database = Database.open(f"sqlite:///{old}", clock=FakeClock())
+    assert database.read_now(_count_projects) == 1
+    database.close()
+    assert _definitions(old) == _definitions(_migrated(tmp_path / "migrated.db"))
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
+            (schema.HEAD,)
+        ]
 
 
 def test_a_new_database_is_made_aside_and_left_without_remains(tmp_path: Path) -> None:

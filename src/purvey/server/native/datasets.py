@@ -119,7 +119,14 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 }
 
 
-@routes.add("POST", "/v1/datasets", scope="datasets:write", returns=DatasetObject, example=EXAMPLE)
+@routes.add(
+    "POST",
+    "/v1/datasets",
+    scope="datasets:write",
+    returns=DatasetObject,
+    example=EXAMPLE,
+    is_creating=True,
+)
 async def create(call: Caller, body: DatasetRequest) -> DatasetObject:
     """Start building a dataset from uploaded files; it is `ready` or `failed` soon after."""
     config = _config(body)
@@ -142,6 +149,7 @@ async def create(call: Caller, body: DatasetRequest) -> DatasetObject:
             )
         )
         datasets.insert(conn, made[-1])
+        call.once.keep(conn, shown(made[-1]), subject=dataset_id)
 
     await call.services.jobs.create(
         project_id=call.project_id,

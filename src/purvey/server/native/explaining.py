@@ -19,6 +19,7 @@ from purvey.server.policy import Call
 from purvey.server.problems import envelope
 from purvey.store import explanations
 from purvey.store.database import Database
+from purvey.store.idempotency import answers as kept_answers
 from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Explainer:
         self.require_room()
         self._num_held += 1
         try:
-            await call.services.database.write(lambda conn: explanations.insert(conn, explanation))
+            await call.services.database.write(lambda conn: _begin(conn, call, explanation))
         except BaseException:
             self._num_held -= 1
             raise
@@ -87,6 +88,11 @@ class Explainer:
             logger.info("explanation.failed", extra={"code": getattr(error, "code", "")})
 
 
+def _begin(conn: Connection, call: Call, explanation: ExplanationRecord) -> None:
+    explanations.insert(conn, explanation)
+    call.once.keep(conn, shown(explanation), subject=explanation.id, status=202)
+
+
 async def recover(database: Database) -> None:
     """Mark what a server that died was computing as failed."""
     error = ShuttingDownError("the server ended while it was computing this.")
@@ -100,6 +106,7 @@ async def recover(database: Database) -> None:
                 status="failed",
                 body={**record.body, "error": dict(envelope(error)["error"])},
             )
+            kept_answers.forget(conn, record.project_id, record.id)
 
     await database.write(work)
 
@@ -164,9 +171,20 @@ async def _finish(
             body=body,
             picture_file=picture_id,
         )
-        return explanations.get(conn, call.project_id, explanation.id)
+        ended = explanations.get(conn, call.project_id, explanation.id)
+        _keep_ending(conn, ended)
+        return ended
 
     return await call.services.database.write(work)
+
+
+def _keep_ending(conn: Connection, ended: ExplanationRecord) -> None:
+    """Let a repeated request be answered with the result; a failure it may try again."""
+    if ended.status == "completed":
+        answer = msgspec.json.encode(shown(ended))
+        kept_answers.replace(conn, ended.project_id, ended.id, status=200, body=answer)
+    else:
+        kept_answers.forget(conn, ended.project_id, ended.id)
 
 
 async def _keep_picture(
@@ -186,6 +204,18 @@ async def _keep_picture(
     )
     await files.store(call, record)
     return record.id
+
+
+def shown(record: ExplanationRecord) -> dict[str, Any]:
+    """Show an explanation's record."""
+    return {
+        "id": record.id,
+        "object": "explanation",
+        "status": record.status,
+        "created": int(record.created_at),
+        "error": None,
+        **record.body,
+    }
 
 
 def result_shown(result: ExplanationResult) -> dict[str, Any]:

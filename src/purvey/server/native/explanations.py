@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Response
 from pydantic import ConfigDict, Field
+from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
 from purvey.contracts.explain import (
@@ -21,7 +22,7 @@ from purvey.contracts.records import ExplanationRecord
 from purvey.errors import ConflictError, InvalidValueError, NotFoundError
 from purvey.server.answers import as_json
 from purvey.server.documentation import another_success
-from purvey.server.native.explaining import Explainer
+from purvey.server.native.explaining import Explainer, shown
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.pictures import picture
@@ -29,6 +30,7 @@ from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
 from purvey.store import explanations
+from purvey.store.idempotency import answers as kept_answers
 
 routes = Routes(tag="Explanations")
 Label = Annotated[str, Field(min_length=1, max_length=1_024)]
@@ -171,6 +173,7 @@ UNFINISHED = EXAMPLE | {"status": "in_progress", "units": [], "faithfulness": No
     scope="explanations:write",
     returns=Explanation,
     example=EXAMPLE,
+    is_creating=True,
     extra={
         "responses": {
             "202": another_success(
@@ -180,7 +183,11 @@ UNFINISHED = EXAMPLE | {"status": "in_progress", "units": [], "faithfulness": No
     },
 )
 async def create(call: Caller, body: ExplanationBody) -> Response:
-    """Explain an output: 200 with the result, or 202 when it takes longer than `max_ms`."""
+    """Explain an output: 200 with the result, or 202 when it takes longer than `max_ms`.
+
+    Repeated under its `Idempotency-Key`, it is answered with what is known by then: 202, or 200
+    with the result. One that has failed is computed anew.
+    """
     explainer: Explainer = call.request.app.state.explainer
     explainer.require_room()
     request = await _request(call, body)
@@ -244,25 +251,16 @@ async def delete(call: Caller, explanation_id: str) -> DeletedExplanation:
     record = await _find(call, explanation_id)
     if record.status == "in_progress":
         raise ConflictError("the explanation is still being computed.")
-    await call.services.database.write(
-        lambda conn: explanations.delete(conn, call.project_id, explanation_id)
-    )
+    await call.services.database.write(lambda conn: _delete(conn, call, explanation_id))
     if record.picture_file is not None:
         with suppress(NotFoundError):  # its owner may have deleted it as a file
             await files.remove(call, await files.find(call, record.picture_file))
     return {"id": explanation_id, "object": "explanation", "deleted": True}
 
 
-def shown(record: ExplanationRecord) -> dict[str, Any]:
-    """Show an explanation's record."""
-    return {
-        "id": record.id,
-        "object": "explanation",
-        "status": record.status,
-        "created": int(record.created_at),
-        "error": None,
-        **record.body,
-    }
+def _delete(conn: Connection, call: Call, explanation_id: str) -> None:
+    explanations.delete(conn, call.project_id, explanation_id)
+    kept_answers.forget(conn, call.project_id, explanation_id)  # it holds the same words
 
 
 async def _find(call: Call, explanation_id: str) -> ExplanationRecord:

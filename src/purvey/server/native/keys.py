@@ -71,11 +71,19 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     scope="admin",
     returns=CreatedKey,
     example=EXAMPLE | {"key": "sk-purvey-..."},
+    is_creating=True,
 )
 async def create(call: Caller, body: KeyRequest) -> dict[str, Any]:
-    """Create a key; its secret is in this answer and nowhere else."""
+    """Create a key; its secret is in this answer and nowhere else.
+
+    Repeated under its `Idempotency-Key`, it creates no second key and cannot show the secret
+    again: the answer is 409 `state_conflict` and names the key, to be revoked if it was lost.
+    """
     record, secret = await call.services.keys.create(
-        body.project or call.project_id, body.name, body.scopes or ORDINARY
+        body.project or call.project_id,
+        body.name,
+        body.scopes or ORDINARY,
+        beside=lambda conn, made: call.once.keep(conn, None, subject=made.id),
     )
     return {**shown(record), "key": secret}
 

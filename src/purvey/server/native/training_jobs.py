@@ -105,7 +105,12 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 
 
 @routes.add(
-    "POST", "/v1/training/jobs", scope="training:write", returns=TrainingJob, example=EXAMPLE
+    "POST",
+    "/v1/training/jobs",
+    scope="training:write",
+    returns=TrainingJob,
+    example=EXAMPLE,
+    is_creating=True,
 )
 async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
     """Start a run; the recipe is checked in full before anything starts."""
@@ -123,6 +128,11 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
             hint="Give model.architecture (your module: 'file.py:Class') or model.base.",
         )
     await _check_dataset(call, recipe)
+
+    def beside(conn: Connection, job: JobRecord) -> None:
+        _check_named(conn, call, recipe)
+        call.once.keep(conn, shown(job), subject=job.id)
+
     job = await call.services.jobs.create(
         project_id=call.project_id,
         key_id=call.principal.key_id,
@@ -134,7 +144,7 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
         base_model=recipe.model.base,
         dataset_id=recipe.dataset,
         metadata=body.metadata,
-        beside=lambda conn, _: _check_named(conn, call, recipe),
+        beside=beside,
     )
     return shown(job)
 

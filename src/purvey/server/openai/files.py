@@ -1,12 +1,13 @@
 """`/v1/files`: bytes with a name and a purpose."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import Field
 from sqlalchemy import Connection
 from starlette.datastructures import UploadFile
@@ -102,9 +103,15 @@ _FORM = {
 
 
 @routes.add(
-    "POST", "/v1/files", scope="files:write", returns=FileObject, example=EXAMPLE, extra=_FORM
+    "POST",
+    "/v1/files",
+    scope="files:write",
+    returns=FileObject,
+    example=EXAMPLE,
+    extra=_FORM,
+    is_creating=True,
 )
-async def create(call: Caller) -> FileObject:
+async def create(call: Caller) -> FileObject | Response:
     """Upload a file.
 
     The body is `multipart/form-data` with the parts `file` and `purpose`. The answer comes
@@ -114,6 +121,9 @@ async def create(call: Caller) -> FileObject:
     try:
         fields = validate(FileFields, upload.fields)
         name = _file_name(upload)
+        earlier = await _earlier(call, upload, name, fields.purpose)
+        if earlier is not None:
+            return earlier
         blob = await call.services.blobs.put(_chunks(upload.file), max_bytes=LIMITS.upload_bytes)
     finally:
         await upload.file.close()
@@ -126,7 +136,11 @@ async def create(call: Caller) -> FileObject:
         sha256=blob.sha256,
         created_at=call.services.clock.now(),
     )
-    await store(call, record)
+    await store(
+        call,
+        record,
+        beside=lambda conn: call.once.keep(conn, shown(record), subject=record.id),
+    )
     return shown(record)
 
 
@@ -214,8 +228,15 @@ def gone(file_id: str, *, param: str | None = None) -> IntegrityError:
     return IntegrityError(f"the bytes of file {file_id!r} are gone.", param=param)
 
 
-async def store(call: Call, record: FileRecord) -> None:
+async def store(
+    call: Call, record: FileRecord, *, beside: Callable[[Connection], None] | None = None
+) -> None:
     """Add the row of a stored blob; the blob goes when that fails.
+
+    Args:
+        call: On whose behalf.
+        record: The row.
+        beside: What else belongs into its transaction.
 
     Raises:
         StorageUnavailableError: The blob was collected a moment ago; another try stores it anew.
@@ -226,6 +247,8 @@ async def store(call: Call, record: FileRecord) -> None:
         if not path.exists():
             raise StorageUnavailableError("the file must be sent again.")
         files.insert(conn, record)
+        if beside is not None:
+            beside(conn)
 
     try:
         await call.services.database.write(insert)
@@ -274,6 +297,22 @@ def disposition(name: str) -> str:
     """Name an attachment so that no character of the name can end the header (RFC 6266)."""
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+async def _earlier(call: Call, upload: Upload, name: str, purpose: str) -> Response | None:
+    """Look for the answer of the same upload, by its key; the bytes are hashed for that alone."""
+    if not call.once.is_asked:
+        return None
+    sha256 = await asyncio.to_thread(_sha256_of, upload)
+    return await call.once.earlier({"purpose": purpose, "name": name, "sha256": sha256})
+
+
+def _sha256_of(upload: Upload) -> str:
+    sha256, spooled = hashlib.sha256(), upload.file.file
+    while chunk := spooled.read(CHUNK_BYTES):
+        sha256.update(chunk)
+    spooled.seek(0)
+    return sha256.hexdigest()
 
 
 def _file_name(upload: Upload) -> str:

@@ -154,7 +154,12 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 
 
 @routes.add(
-    "POST", "/v1/fine_tuning/jobs", scope="training:write", returns=FineTuningJob, example=EXAMPLE
+    "POST",
+    "/v1/fine_tuning/jobs",
+    scope="training:write",
+    returns=FineTuningJob,
+    example=EXAMPLE,
+    is_creating=True,
 )
 async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
     """Start a fine-tuning job. LoRA unless the recipe says full.
@@ -167,6 +172,11 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
     await _check_file(call, body.training_file, "training_file")
     if body.validation_file is not None:
         await _check_file(call, body.validation_file, "validation_file")
+
+    def beside(conn: Connection, job: JobRecord) -> None:
+        _check_named(conn, call, body)
+        call.once.keep(conn, shown(job), subject=job.id)
+
     job = await call.services.jobs.create(
         project_id=call.project_id,
         key_id=call.principal.key_id,
@@ -181,7 +191,7 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
         validation_file=body.validation_file,
         metadata=body.metadata,
         request={"hyperparameters": _hyperparameters(body).model_dump()},
-        beside=lambda conn, _: _check_named(conn, call, body),
+        beside=beside,
     )
     return shown(job)
 

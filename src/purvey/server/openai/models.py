@@ -88,14 +88,21 @@ async def index(call: Caller, query: Annotated[ModelsQuery, Query()]) -> Listing
     return listing([shown(record) for record in page.items], has_more=page.has_more)
 
 
-@routes.add("POST", "/v1/models", scope="admin", returns=ModelObject, example=EXAMPLE)
+@routes.add(
+    "POST", "/v1/models", scope="admin", returns=ModelObject, example=EXAMPLE, is_creating=True
+)
 async def create(call: Caller, body: ModelRequest) -> ModelObject:
     """Register a Hugging Face folder of the operator under a name.
 
     Only safetensors weights with a plain `config.json` are accepted; the folder is checked
     before the answer and served in place.
     """
-    record = await call.services.models.register_folder(call.project_id, body.id, Path(body.source))
+    record = await call.services.models.register_folder(
+        call.project_id,
+        body.id,
+        Path(body.source),
+        beside=lambda conn, made: call.once.keep(conn, shown(made), subject=made.name),
+    )
     return shown(record)
 
 
