@@ -7,6 +7,7 @@ import typer
 from typer.main import get_command
 
 from purvey.cli.commands import jobs, keys
+from purvey.cli.commands.backing_up import backup, restore
 from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
 from purvey.cli.commands.explaining import explain
@@ -52,6 +53,8 @@ app.command()(explain)
 app.add_typer(keys.app, name="keys")
 app.command()(usage)
 app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

@@ -51,9 +51,9 @@ class Sweeper:
         with _left_for_later():
             if await self._database.read(_is_empty):
                 return
-            for digest in await self._unnamed(self._artifacts.digests, _named_artifacts):
+            for digest in await self._unnamed(self._artifacts.digests, named_artifacts):
                 await self.collect_artifact(digest)
-            for sha256 in await self._unnamed(self._blobs.names, _named_blobs):
+            for sha256 in await self._unnamed(self._blobs.names, named_blobs):
                 await self.collect_blob(sha256)
             for job_id in await asyncio.to_thread(self._work_folders):
                 await self.collect_work(job_id)
@@ -119,13 +119,13 @@ def _is_artifact_named(conn: Connection, digest: str) -> bool:
     return any(_has(conn, table, artifact=digest) for table in _NAMING_ARTIFACTS)
 
 
-def _named_artifacts(conn: Connection) -> set[str]:
+def named_artifacts(conn: Connection) -> set[str]:
     """Return the digests that models and datasets of all projects name."""
     found = (conn.execute(select(table.c.artifact)).scalars() for table in _NAMING_ARTIFACTS)
     return {digest for digests in found for digest in digests if digest is not None}
 
 
-def _named_blobs(conn: Connection) -> set[str]:
+def named_blobs(conn: Connection) -> set[str]:
     """Return the hashes of all files of all projects."""
     return set(conn.execute(select(FILES.c.sha256)).scalars())
 
