@@ -192,6 +192,14 @@ def test_entries_that_point_outside_are_refused(tmp_path: Path, name: str) -> No
         check_entries([info], source="a.zip")
 
 
+def test_an_office_document_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "report.docx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+    with pytest.raises(InvalidFileError, match="save it as CSV"):
+        read_image_folders(path, source="report.docx")
+
+
 def test_links_and_bombs_are_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("cats/link.png")
     link.external_attr = 0o120777 << 16

@@ -31,6 +31,10 @@ def test_a_telling_name_makes_the_label(name: str) -> None:
     assert kinds({"text": TEXTS, name: ["a", "b"] * 10})[name] == "label"
 
 
+def test_a_telling_name_makes_the_label_of_two_rows() -> None:
+    assert kinds({"text": ["hello there", "good bye"], "label": ["a", "b"]})["label"] == "label"
+
+
 def test_few_distinct_values_make_the_label() -> None:
     assert kinds({"v2": TEXTS, "v1": ["ham", "spam"] * 10}) == {"v2": "text", "v1": "label"}
     stars: list[Any] = [1, 2, 3, 4] * 5

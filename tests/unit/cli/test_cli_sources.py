@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from purvey.cli.commands.sources import Plan, read_plan
+from purvey.cli.commands.sources import Plan, check_plan, read_plan
 from purvey.contracts.recipe import parse_recipe
 from purvey.errors import InvalidFileError, InvalidValueError, PurveyError
 
@@ -108,3 +108,21 @@ def test_what_cannot_be_used_is_refused(
 def test_a_setting_that_cannot_be_put_is_refused(folder: Path, setting: str) -> None:
     with pytest.raises(InvalidValueError):
         plan(folder / "recipes" / "digits.toml", settings=(setting,))
+
+
+@pytest.mark.parametrize(
+    ("setting", "param"),
+    [
+        ("optimizer.learning_rate=nan", "recipe.optimizer.learning_rate"),
+        ("train.epochs=nan", "recipe.train.epochs"),
+        ("optimizer.learning_rat=1", "recipe.optimizer.learning_rat"),
+        ("name=留言", "recipe.name"),
+    ],
+)
+def test_a_recipe_is_checked_before_anything_is_uploaded(
+    folder: Path, setting: str, param: str
+) -> None:
+    check_plan(plan(folder / "mail.csv"))
+    with pytest.raises(InvalidValueError) as caught:
+        check_plan(plan(folder / "mail.csv", settings=(setting,)))
+    assert caught.value.param == param
