@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from purvey import __version__
 from purvey.cli.commands import jobs, keys
 from purvey.cli.commands.backing_up import backup, restore
 from purvey.cli.commands.chatting import run as run_model
@@ -15,7 +16,7 @@ from purvey.cli.commands.listing import list_models, show
 from purvey.cli.commands.serving import serve
 from purvey.cli.commands.training import train
 from purvey.cli.commands.usage import usage
-from purvey.cli.terminal import AsJson, print_error
+from purvey.cli.terminal import AsJson, console, print_error
 from purvey.errors import PurveyError, UserError
 
 INTERRUPTED = 130
@@ -23,12 +24,26 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="purvey",
-    help="Large models as a service, on hardware you own.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        console().print(__version__, markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def purvey(
+    version: bool = typer.Option(
+        False, "--version", callback=_tell_version, is_eager=True, help="Print the version and end."
+    ),
+) -> None:
+    """Large models as a service, on hardware you own."""
 
 
 @app.command()
@@ -76,7 +91,9 @@ def _status(words: list[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # the help was printed instead
             return UserError.exit_status
-        usage = UserError(error.format_message(), hint="`purvey --help` lists what there is.")
+        usage = UserError(
+            f"{error.format_message().rstrip('.')}.", hint="`purvey --help` lists what there is."
+        )
         print_error(usage, as_json="--json" in words)
         return usage.exit_status
     except (KeyboardInterrupt, typer.Abort):

@@ -13,6 +13,7 @@ from purvey.errors import (
     CapacityError,
     DeadlineExceededError,
     InternalError,
+    InvalidValueError,
     PurveyError,
     from_code,
 )
@@ -34,6 +35,9 @@ class Transport:
         timeout_s: Longest silence of the server while it answers.
         longest_pause_s: Bound of the pauses before a creating call is sent again.
         http: Carrier of the requests, for tests.
+
+    Raises:
+        InvalidValueError: The address begins with neither `http://` nor `https://`.
     """
 
     def __init__(
@@ -45,6 +49,12 @@ class Transport:
         longest_pause_s: float = 2.0,
         http: httpx2.BaseTransport | None = None,
     ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise InvalidValueError(
+                f"the address {base_url!r} has no scheme.",
+                param="base_url",
+                hint=f"Write http://{base_url} (PURVEY_BASE_URL).",
+            )
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._longest_pause_s = longest_pause_s
         self.address = base_url.rstrip("/").removesuffix("/v1")

@@ -8,11 +8,13 @@ import httpx2
 import pytest
 
 from purvey.client.purvey import Purvey
+from purvey.client.transport import Transport
 from purvey.errors import (
     CapacityError,
     InternalError,
     InvalidFileError,
     InvalidKeyError,
+    InvalidValueError,
     JobFailedError,
     ModelNotFoundError,
     PurveyError,
@@ -271,3 +273,10 @@ def test_a_fine_tuning_job_is_found_by_its_prefix() -> None:
     with client_of(answer) as client:
         assert client.training_jobs.get("ftjob-1").trained_model == "ft:x"
     assert paths == ["/v1/fine_tuning/jobs/ftjob-1"]
+
+
+def test_an_address_without_a_scheme_is_refused_with_the_right_one() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        Transport(base_url="localhost:8000")
+    assert caught.value.param == "base_url"
+    assert "http://localhost:8000" in caught.value.hint
