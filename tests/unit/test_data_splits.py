@@ -30,7 +30,11 @@ def test_equal_rows_go_and_are_counted() -> None:
 
 def test_a_rows_own_number_makes_no_second_message_of_it() -> None:
     columns = (*COLUMNS, Column(name="ticket", kind="number"))
-    values = {"text": ["a", "a", "b"], "label": ["x", "x", "x"], "ticket": [1.0, 2.0, 3.0]}
+    values: dict[str, list[str | float | bytes]] = {
+        "text": ["a", "a", "b"],
+        "label": ["x", "x", "x"],
+        "ticket": [1.0, 2.0, 3.0],
+    }
     found = deduplicate(values, columns, is_wanted=True)
     assert found.kept == [0, 1, 2], "the rows are not equal"
     assert found.groups[0] == found.groups[1] != found.groups[2], "but they stay on one side"
