@@ -5,6 +5,8 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from prometheus_client import Gauge
+
 from purvey.contracts.jobs import TRANSITIONS
 from purvey.errors import CapacityError
 from purvey.registry.engines import EnginePool, metrics_label
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from purvey.contracts.engine import EngineStats
 
 _INTERVAL_S = 1.0
-_JOBS_INTERVAL_S = 5.0
 _GAUGES = {
     "running": metrics.ENGINE_RUNNING,
     "waiting": metrics.ENGINE_WAITING,
@@ -36,14 +37,16 @@ async def show_engines(pool: EnginePool) -> None:
         await asyncio.sleep(_INTERVAL_S)
 
 
-async def show_jobs(database: Database) -> None:
+async def show_jobs(
+    database: Database, *, gauge: Gauge = metrics.JOBS, interval_s: float = 5.0
+) -> None:
     """Keep the gauge of jobs by status up to date, until cancelled."""
     while True:
         with suppress(CapacityError):  # the store refuses; the next look may be luckier
             counts = await database.read(jobs.count_by_status)
             for status in TRANSITIONS:
-                metrics.JOBS.labels(status).set(counts.get(status, 0))
-        await asyncio.sleep(_JOBS_INTERVAL_S)
+                gauge.labels(status).set(counts.get(status, 0))
+        await asyncio.sleep(interval_s)
 
 
 def _show(pool: EnginePool, shown: set[str]) -> set[str]:
