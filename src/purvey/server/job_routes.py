@@ -21,6 +21,8 @@ from purvey.server.sse import data
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
+Action = Literal["cancel", "pause", "resume"]
+
 
 def events_example(api: JobApi) -> object:
     """Show a page of events in the documentation."""
@@ -70,6 +72,24 @@ async def find(call: Call, job_id: str, api: JobApi) -> JobRecord:
     if job.api != api:
         raise NotFoundError(f"no job {job_id!r}.", param="job_id")
     return job
+
+
+async def steer(call: Call, job_id: str, action: Action, api: JobApi) -> JobRecord:
+    """Cancel, pause or resume a job of one resource.
+
+    Raises:
+        NotFoundError: No such job, or another project's, or another resource's.
+        ConflictError: Its state does not allow it.
+    """
+    await find(call, job_id, api)
+    jobs = call.services.jobs
+    match action:
+        case "pause":
+            return await jobs.pause(call.project_id, job_id)
+        case "resume":
+            return await jobs.resume(call.project_id, job_id)
+        case "cancel":
+            return await cancel(call, job_id)
 
 
 async def cancel(call: Call, job_id: str) -> JobRecord:

@@ -20,13 +20,14 @@ from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
 from purvey.server.answers import as_json
 from purvey.server.job_routes import (
+    Action,
     EventsQuery,
-    cancel,
     checkpoint_shown,
     checkpoints_example,
     events_example,
     find,
     send_events,
+    steer,
 )
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
@@ -231,17 +232,9 @@ async def report(call: Caller, job_id: str) -> Response:
     return as_json({"object": "training.report", "job": job.id, "metrics": _report(job) or {}})
 
 
-def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
+def _acting(action: Action, promise: str) -> None:
     async def act(call: Caller, job_id: str) -> TrainingJob:
-        await find(call, job_id, "training")
-        jobs = call.services.jobs
-        match action:
-            case "cancel":
-                return shown(await cancel(call, job_id))
-            case "pause":
-                return shown(await jobs.pause(call.project_id, job_id))
-            case "resume":
-                return shown(await jobs.resume(call.project_id, job_id))
+        return shown(await steer(call, job_id, action, "training"))
 
     act.__name__, act.__doc__ = action, promise
     path = f"/v1/training/jobs/{{job_id}}/{action}"

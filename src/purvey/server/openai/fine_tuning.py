@@ -21,13 +21,14 @@ from purvey.errors import (
     UnsupportedValueError,
 )
 from purvey.server.job_routes import (
+    Action,
     EventsQuery,
-    cancel,
     checkpoint_shown,
     checkpoints_example,
     events_example,
     find,
     send_events,
+    steer,
 )
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -252,17 +253,9 @@ async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
     return listing(data, has_more=page.has_more)
 
 
-def _acting(action: Literal["cancel", "pause", "resume"], promise: str) -> None:
+def _acting(action: Action, promise: str) -> None:
     async def act(call: Caller, job_id: str) -> FineTuningJob:
-        await find(call, job_id, "fine_tuning")
-        jobs = call.services.jobs
-        match action:
-            case "cancel":
-                return shown(await cancel(call, job_id))
-            case "pause":
-                return shown(await jobs.pause(call.project_id, job_id))
-            case "resume":
-                return shown(await jobs.resume(call.project_id, job_id))
+        return shown(await steer(call, job_id, action, "fine_tuning"))
 
     act.__name__, act.__doc__ = action, promise
     path = f"/v1/fine_tuning/jobs/{{job_id}}/{action}"
