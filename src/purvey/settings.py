@@ -12,7 +12,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,6 +30,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from purvey import failpoints
 from purvey.contracts.recipe import first_problem
 from purvey.errors import SettingError
 
@@ -49,6 +58,11 @@ def _json_list(value: object) -> object:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"is not a JSON list: {error}") from None  # pydantic names the field
+
+
+def _plan(value: str) -> str:
+    failpoints.parse(value)  # pydantic names the field
+    return value
 
 
 def _num_cpus() -> int:
@@ -137,6 +151,8 @@ class Settings(BaseSettings):
     """Output tokens of a request that does not say how many."""
     drain_timeout_s: Seconds = 20.0
     """How long a stopping server waits for running requests and jobs."""
+    failpoints: Annotated[str, AfterValidator(_plan)] = ""
+    """Faults to inject, `NAME=ACTION` by commas; for tests of the server, no wheel accepts it."""
 
     @classmethod
     def settings_customise_sources(

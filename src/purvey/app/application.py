@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from purvey import failpoints
 from purvey.access.keys import KeyRing
 from purvey.access.pepper import read_or_create
 from purvey.app.data_folder import DataFolder
@@ -75,6 +76,8 @@ def build(
     Raises:
         SettingError: A setting, the data folder or the database cannot be used.
     """
+    if settings.failpoints:
+        failpoints.arm(settings.failpoints)
     with ExitStack() as undo:
         listener = bind(settings.host, settings.port, backlog=settings.http.backlog)
         undo.callback(listener.close)
@@ -321,6 +324,7 @@ def _engine_limits(settings: "Settings") -> EngineLimits:
         kv_cache_bytes=settings.kv_cache_bytes,
         max_batch_tokens=settings.max_batch_tokens,
         max_loaded=settings.max_loaded_models,
+        failpoints=settings.failpoints,
     )
 
 
@@ -346,5 +350,6 @@ def _supervisor(
             heartbeat_s=settings.job_heartbeat_s,
             max_attempts=settings.job_max_attempts,
             num_threads=settings.job_threads,
+            failpoints=settings.failpoints,
         ),
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.data import DatasetManifest
 from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, JobStatus, ModelTrained
@@ -96,6 +97,7 @@ class JobEffects:
         model = self._registry.register_trained(
             conn, job, _model_manifest(artifact), artifact, base
         )
+        failpoints.reach("model.registered")
         report = {
             "report": result.report,
             "trained_tokens": result.trained_tokens,
@@ -106,6 +108,7 @@ class JobEffects:
     def ended(self, conn: Connection, job: JobRecord) -> None:
         """Write the job's line of the ledger, and the end of the dataset it should have built."""
         ledger.append(conn, self._usage(job))
+        failpoints.reach("usage.settled")
         if job.kind == "dataset" and job.status != "succeeded":
             self._fail_dataset(conn, job)
 

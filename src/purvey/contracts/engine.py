@@ -71,12 +71,16 @@ NamedInputs = dict[str, PlainInput]
 
 
 class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """First frame to an engine process: what to load and what it may use."""
+    """First frame to an engine process: what to load and what it may use.
+
+    `failpoints` is a plan of `purvey.failpoints`, empty but in tests.
+    """
 
     source: ModelSource
     num_threads: int
     kv_cache_bytes: int
     max_batch_tokens: int
+    failpoints: str = ""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

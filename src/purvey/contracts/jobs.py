@@ -86,6 +86,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
         resume_from: Newest verified checkpoint folder, or None to start afresh.
         num_threads: Compute threads the worker may use.
         heartbeat_interval_s: Longest silence before the supervisor doubts the worker.
+        failpoints: Plan of `purvey.failpoints`; empty but in tests.
     """
 
     job_id: str
@@ -102,6 +103,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     resume_from: str | None = None
     num_threads: int = 1
     heartbeat_interval_s: float = 5.0
+    failpoints: str = ""
 
 
 StopReason = Literal["pause", "cancel", "hand_back"]

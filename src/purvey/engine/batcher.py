@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.engine import EngineStats, NamedInputs
 from purvey.contracts.limits import LIMITS
@@ -169,6 +170,7 @@ class Batcher:
         wanted = [item for item in batch if not item.submission.future.done()]
         if not wanted:
             return
+        failpoints.reach("engine.step")
         started = self._clock.monotonic()
         try:
             p_BL = self._probabilities([item.prepared for item in wanted])

@@ -11,6 +11,7 @@ from itertools import islice
 
 from torch import Tensor
 
+from purvey import failpoints
 from purvey.contracts.engine import EngineStats
 from purvey.engine.batch import TILE_TOKENS, Span, build_batch
 from purvey.engine.blocks import BlockPool
@@ -113,6 +114,7 @@ class Core:
             self._admit(request_id)
         if not decision.chunks:
             return False
+        failpoints.reach("engine.step")
         chunks = [
             (self._running[chunk.request_id].sequence, chunk.num_tokens)
             for chunk in decision.chunks

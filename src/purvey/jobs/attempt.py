@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.ids import new_id
 from purvey.contracts.jobs import (
@@ -64,7 +65,8 @@ class _Closed:
 class Attempt:
     """The conversation with one worker, from its start to its last word.
 
-    One task awaits `run`; any task of the same loop may call `stop`.
+    One task awaits `run`; any task of the same loop may call `stop`. Numbers of steps up to
+    `told_step` are on record and are not told again.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Attempt:
         bell: Bell,
         clock: Clock,
         limits: AttemptLimits,
+        told_step: int = 0,
     ) -> None:
         self._spec, self._worker, self._limits = spec, worker, limits
+        self._told_step = told_step
         self._database, self._bell, self._clock = database, bell, clock
         self._inbox: asyncio.Queue[FromWorker | _StopAsked | _Closed] = asyncio.Queue(
             _INBOX_MESSAGES
@@ -136,7 +140,7 @@ class Attempt:
                 return self._overdue()
             said = [m for m in batch if not isinstance(m, _StopAsked | _Closed)]
             if said:
-                await self._write([m for m in said if isinstance(m, Note)])
+                await self._write(self._news([m for m in said if isinstance(m, Note)]))
             for message in batch:
                 if isinstance(message, LastWord):
                     return _ending(message)
@@ -193,6 +197,18 @@ class Attempt:
                 await asyncio.sleep(self._limits.lease_s / 10)
         if notes:
             self._bell.ring(events_of(self._spec.job_id))
+        if any(isinstance(note, CheckpointSaved) for note in notes):
+            failpoints.reach("ckpt.committed")
+
+    def _news(self, notes: list[Note]) -> list[Note]:
+        """Leave out numbers of steps that an attempt before has told: they are the same."""
+        news: list[Note] = []
+        for note in notes:
+            step = _step_of(note)
+            if step is None or step > self._told_step:
+                news.append(note)
+                self._told_step = step or self._told_step
+        return news
 
     def _note(self, conn: Connection, notes: list[Note]) -> None:
         job_id, fence, now = self._spec.job_id, self._spec.fence, self._clock.now()
@@ -231,6 +247,14 @@ class Attempt:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.stop_grace_s):
                 await self._worker.wait()
+
+
+def _step_of(note: Note) -> int | None:
+    """Return the step whose numbers the note tells, if it tells any."""
+    if isinstance(note, JobEvent) and note.kind == "metrics":
+        step = note.data.get("step")
+        return step if isinstance(step, int) else None
+    return None
 
 
 def _ending(word: LastWord) -> Ending:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import JobFailed, JobSpec
 from purvey.contracts.records import JobRecord
@@ -43,6 +44,7 @@ class RunConfig:
         stop_grace_s: How long a worker may take to stop once asked.
         max_attempts: Attempts before a job whose workers are lost fails.
         num_threads: Compute threads of one worker.
+        failpoints: Plan for the worker of a job's first attempt; empty but in tests.
     """
 
     lease_s: float = 30.0
@@ -50,6 +52,7 @@ class RunConfig:
     stop_grace_s: float = 15.0
     max_attempts: int = 3
     num_threads: int = 1
+    failpoints: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,8 @@ class Run:
             return spec
         if self._is_handing_back:
             return Stopped(reason="hand_back")
-        lease_s = self._parts.config.lease_s
+        job_id, lease_s = self.job.id, self._parts.config.lease_s
+        told_step = await self._parts.database.read(lambda conn: events.told_step(conn, job_id))
         try:
             async with asyncio.timeout(lease_s):
                 worker = await self._parts.launcher.launch(spec)
@@ -133,6 +137,7 @@ class Run:
             bell=self._parts.bell,
             clock=self._parts.clock,
             limits=limits,
+            told_step=told_step,
         )
         return await self._attend(self._attempt)
 
@@ -188,6 +193,7 @@ class Run:
             else None,
             num_threads=parts.config.num_threads,
             heartbeat_interval_s=parts.config.heartbeat_s,
+            failpoints=parts.config.failpoints if job.attempt == 1 else "",
         )
 
     async def _tell_start(self, point: resume.ResumePoint) -> None:
@@ -224,6 +230,7 @@ class Run:
         """Publish, and settle; what was published for a job that ended otherwise goes again."""
         artifacts = self._parts.artifacts
         artifact = await asyncio.to_thread(artifacts.publish, self._folder.output(self.job.fence))
+        failpoints.reach("artifact.published")
         try:
             return await self._settle(ending, artifact=artifact)
         finally:
@@ -246,6 +253,7 @@ class Run:
                 artifact=artifact,
             )
         )
+        failpoints.reach("job.terminal")
         parts.bell.ring(events_of(self.job.id))
         await asyncio.to_thread(self._folder.leave, decided.to)
         return decided

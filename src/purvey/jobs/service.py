@@ -10,6 +10,7 @@ from typing import Literal, Unpack
 
 from sqlalchemy import Connection
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import TERMINAL, JobApi, JobStatus
 from purvey.contracts.limits import LIMITS
@@ -64,8 +65,10 @@ class JobService:
             self._tell(conn, record.id, "The job is queued.")
             if beside is not None:
                 beside(conn, record)
+            failpoints.reach("job.created")
 
         await self._database.write(work)
+        failpoints.reach("job.committed")
         self._bell.ring(QUEUE)
         return record
 

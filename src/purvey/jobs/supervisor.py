@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.ids import new_id
 from purvey.contracts.records import JobRecord
@@ -149,6 +150,7 @@ class Supervisor:
             job = await self._claim()
             if job is None:
                 return
+            failpoints.reach("lease.taken")
             logger.info("job.claimed", extra={"job_id": job.id, "attempt": job.attempt})
             run = Run(job, self._parts)
             task = asyncio.create_task(self._finish(run), name=f"run-{job.id}")

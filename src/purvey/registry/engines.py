@@ -39,6 +39,7 @@ class EngineLimits:
         breaker_crashes: Crashes in a row after which nobody is made to wait any more.
         breaker_open_s: How long requests are then refused before one more try.
         close_timeout_s: How long an engine that leaves may finish what it runs.
+        failpoints: Plan for every engine; empty but in tests.
     """
 
     num_threads: int
@@ -49,6 +50,7 @@ class EngineLimits:
     breaker_crashes: int = 3
     breaker_open_s: float = 30.0
     close_timeout_s: float = 10.0
+    failpoints: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,7 @@ class EnginePool:
                     num_threads=self._limits.num_threads,
                     kv_cache_bytes=self._limits.kv_cache_bytes,
                     max_batch_tokens=self._limits.max_batch_tokens,
+                    failpoints=self._limits.failpoints,
                 )
             )
         except WorkerCrashedError:

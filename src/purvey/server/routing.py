@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
+from purvey import failpoints
 from purvey.contracts.records import Scope as KeyScope
 from purvey.errors import InvalidValueError
 from purvey.server.documentation import response_type, responses_of
@@ -118,6 +119,8 @@ class PolicyRoute(Route):
         else:
             response = await self._answer(request, given)
         await response(scope, receive, send)
+        if self._is_creating:
+            failpoints.reach("resp.sent")
 
     async def _once(self, call: Call, request: Request, given: dict[str, Any]) -> Response:
         """Answer a creating request; repeated under its key, it gets the first answer again."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from purvey import failpoints
 from purvey.errors import NotFoundError, RequestTooLargeError
 from purvey.store.disk import sync_folder
 from purvey.store.failures import storage_error
@@ -143,6 +144,7 @@ class _Incoming:
         self._hash.update(chunk)
         self.num_bytes += len(chunk)
         try:
+            failpoints.reach("blob.tmp")
             self._file.write(chunk)
         except OSError as error:
             raise storage_error(error) from error
@@ -151,9 +153,11 @@ class _Incoming:
         blob = StoredBlob(sha256=self._hash.hexdigest(), num_bytes=self.num_bytes)
         try:
             self._file.flush()
+            failpoints.reach("blob.fsync")
             os.fsync(self._file.fileno())
             self._file.close()
             self._path.rename(self._root / blob.sha256)
+            failpoints.reach("blob.renamed")
             sync_folder(self._root)
         except OSError as error:
             raise storage_error(error) from error

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from purvey import failpoints
+
 
 def sync_file(path: Path) -> None:
     """Force a file's bytes to the disk.
@@ -24,6 +26,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
+    failpoints.reach("disk.fsync")
     fd = os.open(path, flags)
     try:
         os.fsync(fd)

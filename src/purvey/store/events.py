@@ -63,6 +63,18 @@ def page(
     )
 
 
+def told_step(conn: Connection, job_id: str) -> int:
+    """Return the step whose numbers were told last; 0 before the first."""
+    newest = (
+        select(EVENTS.c.data)
+        .where(EVENTS.c.job_id == job_id, EVENTS.c.type == "metrics")
+        .order_by(EVENTS.c.seq.desc())
+        .limit(1)
+    )
+    step = (conn.execute(newest).scalar() or {}).get("step")
+    return step if isinstance(step, int) else 0
+
+
 def since(
     conn: Connection, job_id: str, seq: int, *, limit: int | None = None
 ) -> list[JobEventRecord]:

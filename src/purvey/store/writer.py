@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.errors import StorageUnavailableError
 from purvey.store.failures import error_number, is_refusal, storage_error
@@ -114,6 +115,7 @@ class Writer:
             with self._connection.begin():
                 for piece in batch:
                     _attempt(self._connection, piece)
+                failpoints.reach("db.commit")
         except Exception as error:
             # The transaction is gone as a whole: nobody's work is stored.
             logger.exception("store.batch_lost", extra={"errno": error_number(error)})

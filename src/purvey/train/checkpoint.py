@@ -17,6 +17,7 @@ import msgspec
 from safetensors.torch import load_file
 from torch import Tensor
 
+from purvey import failpoints
 from purvey.errors import IntegrityError
 from purvey.models.folder.safetensors_file import write_tensors
 from purvey.train.state import RunState
@@ -73,7 +74,9 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
         _fill(aside, snapshot, run_digest=run_digest)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
+        failpoints.reach("ckpt.renamed")
     _flush(root)
+    failpoints.reach("gc.old")
     _drop_others(root, step=snapshot.state.step)
     return Written(folder=final, digest=_sha256(final / MANIFEST))
 
@@ -124,6 +127,7 @@ def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str) -> None:
     """Write every file, the manifest last, and flush them to disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    failpoints.reach("ckpt.tmp")
     write_tensors(snapshot.model, folder / "model.safetensors")
     write_tensors(snapshot.optimizer, folder / "optimizer.safetensors")
     if snapshot.best is not None:
@@ -156,6 +160,7 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
+    failpoints.reach("ckpt.fsync")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,6 +18,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         tokens_seen: Tokens that contributed to the loss.
         compute_s: Seconds of computing over all attempts.
         best: Best evaluation so far.
+        loss_sum: Sum of the losses of the steps since the last evaluation.
+        loss_count: How many they are.
+        measured: What was measured last, which a checkpoint is shown with.
         is_finished: No step is left, or the run was stopped early.
     """
 
@@ -26,6 +29,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     tokens_seen: int = 0
     compute_s: float = 0.0
     best: Best | None = None
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    measured: dict[str, float] = {}
     is_finished: bool = False
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import CheckpointSaved
 from purvey.contracts.recipe import TrainConfig
@@ -75,7 +76,6 @@ class Trainer:
         self._state = RunState()
         self._best: dict[str, Tensor] | None = None
         self._order: tuple[int, list[int]] = (-1, [])
-        self._measured: dict[str, float] = {}
         self._began_s = self._saved_s = clock.monotonic()
 
     def resume(self, folder: Path) -> None:
@@ -130,9 +130,10 @@ class Trainer:
             step=self._state.step,
             folder=str(written.folder.resolve()),
             digest=written.digest,
-            metrics=dict(self._measured),
+            metrics=dict(self._state.measured),
         )
         self._progress.checkpoint(saved)
+        failpoints.reach("ckpt.reported")
         self._saved_s = self._clock.monotonic()
 
     def rows_at(self, step: int) -> list[int]:
@@ -144,6 +145,7 @@ class Trainer:
         return self._order[1][start : start + self._config.train.batch_size]
 
     def _step(self, meter: Meter) -> None:
+        failpoints.reach("train.step")
         state = self._state
         seed_torch(self._config.seed, "step", state.step)
         set_rate(self._optimizer, self._rate(state.step))
@@ -161,6 +163,8 @@ class Trainer:
             step=state.step + 1,
             rows_seen=state.rows_seen + batch.num_rows,
             tokens_seen=state.tokens_seen + batch.num_tokens,
+            loss_sum=state.loss_sum + loss,
+            loss_count=state.loss_count + 1,
         )
 
     def _after_step(self, meter: Meter) -> None:
@@ -174,21 +178,25 @@ class Trainer:
             0.0 if is_last else round(min(data["seconds_left"], self._allowed_s()), 1)
         )
         data["epoch"] = round(step / self.steps_per_epoch, 4)
-        self._measured |= {k: v for k, v in data.items() if k == "train_loss"}
+        measured: dict[str, float] = {}
         if is_evaluated:
+            data["train_loss"] = self._state.loss_sum / self._state.loss_count
             measured = self._evaluate()
             meter.restart()
             data |= measured
-            self._measured |= measured
             is_last = is_last or should_stop(self._state.best, self._config.train.early_stopping)
-        if is_last:
-            self._state = msgspec.structs.replace(self._state, is_finished=True)
+        known = {name: data[name] for name in ("train_loss",) if name in data}
+        self._state = msgspec.structs.replace(
+            self._state, is_finished=is_last, measured=self._state.measured | known | measured
+        )
         self._progress.metrics(_sentence(data), data)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate, keep the weights if they are the best so far, and return the numbers."""
+        self._state = msgspec.structs.replace(self._state, loss_sum=0.0, loss_count=0)
         validation = self._learner.validate()
         self._learner.module.train()
+        failpoints.reach("eval.done")
         if validation is None:
             return {}
         before = self._state.best

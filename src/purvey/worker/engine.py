@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 import torch
 
+from purvey import failpoints
 from purvey.contracts.engine import (
     Cancel,
     Classify,
@@ -68,6 +69,8 @@ def run(link: EngineLink) -> int:
         raise InternalError("an engine was not told first what to load")
     with bind(model=load.source.name):
         try:
+            failpoints.arm(load.failpoints)
+            failpoints.reach("engine.loading")
             torch.set_num_threads(load.num_threads)
             resident = _open(load)
         except Exception as error:  # noqa: BLE001 (the process's edge: the parent must learn why)

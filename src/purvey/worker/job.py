@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+from purvey import failpoints
 from purvey.contracts.clock import SystemClock
 from purvey.contracts.jobs import (
     DatasetBuilt,
@@ -33,6 +34,8 @@ def run(link: Link[ToWorker]) -> int:
     spec = link.receive()
     if not isinstance(spec, JobSpec):
         return 2
+    failpoints.arm(spec.failpoints)
+    failpoints.reach("job.received")
     job = JobLink(link)
     job.attend(spec.heartbeat_interval_s)
     with bind(job_id=spec.job_id):
@@ -53,7 +56,9 @@ def last_word(
     clock = SystemClock()
     began = clock.monotonic()
     try:
-        return runner(spec)(spec, job)
+        last = runner(spec)(spec, job)
+        failpoints.reach("output.written")
+        return last  # noqa: TRY300 (an error here is a failure too)
     except JobInterrupted as interrupted:
         return JobStopped(reason=interrupted.reason, compute_s=clock.monotonic() - began)
     except Exception as error:  # the edge of the process: nothing may be lost

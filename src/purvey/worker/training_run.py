@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import purvey
+from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import InputDataset, JobSpec, ModelTrained
 from purvey.contracts.recipe import TrainConfig
@@ -115,6 +116,7 @@ class TrainingRun:
         splits = load_splits(Path(self.dataset.folder), self.dataset.manifest)
         if splits["train"].num_rows == 0:
             raise InvalidValueError("the training split is empty.", param="recipe.dataset")
+        failpoints.reach("data.ready")
         return splits
 
     @cached_property
@@ -153,6 +155,7 @@ class TrainingRun:
         )
         if self.spec.resume_from is not None:
             trainer.resume(Path(self.spec.resume_from))
+        failpoints.reach("base.loaded")
         num_trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
         torch.set_num_threads(num_threads(learner.module, at_most=self.spec.num_threads))
         self.link.event(

@@ -15,6 +15,7 @@ from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from purvey import failpoints
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import FileRecord
@@ -119,6 +120,7 @@ async def create(call: Caller) -> FileObject | Response:
     """
     upload = await read_upload(call.request)
     try:
+        failpoints.reach("upload.received")
         fields = validate(FileFields, upload.fields)
         name = _file_name(upload)
         earlier = await _earlier(call, upload, name, fields.purpose)
@@ -139,9 +141,15 @@ async def create(call: Caller) -> FileObject | Response:
     await store(
         call,
         record,
-        beside=lambda conn: call.once.keep(conn, shown(record), subject=record.id),
+        beside=lambda conn: _kept(conn, call, record),
     )
+    failpoints.reach("file.committed")
     return shown(record)
+
+
+def _kept(conn: Connection, call: Call, record: FileRecord) -> None:
+    call.once.keep(conn, shown(record), subject=record.id)
+    failpoints.reach("file.created")
 
 
 @routes.add(
