@@ -1,0 +1,77 @@
+"""The server that rows of the fault matrix are tried on, and what is asserted after each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from purvey import failpoints
+from purvey.testing.model_folder import write_plausible_folder
+from tests.conftest import RunningServer, scripted_server
+from tests.matrix.contract import Witness
+from tests.matrix.invariants import AtRest, check_store, wait_for_rest
+
+PROBE = "still there?"
+
+
+@dataclass(kw_only=True)
+class Held:
+    """A server in this process with scripted engines and workers, held to every invariant.
+
+    Attributes:
+        server: The server; `server.engines` and `server.jobs` are the scripts.
+        http: A client with the administrator's key; each of its answers is checked.
+        witness: Makes further clients whose answers are checked.
+        model: Name of a registered language model that says the last turn again.
+    """
+
+    server: RunningServer
+    http: httpx2.Client
+    witness: Witness
+    model: str
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the server keeps everything."""
+        return self.server.data_dir
+
+    def ask(self, text: str = PROBE) -> httpx2.Response:
+        """Chat with the model."""
+        messages = [{"role": "user", "content": text}]
+        body = {"model": self.model, "messages": messages}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def check_alive(self) -> None:
+        """G12: health answers, and a completion is right."""
+        assert self.http.get("/healthz").status_code == 200
+        answer = self.ask().raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"] == PROBE
+
+
+@pytest.fixture(scope="module")
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
+    root = tmp_path_factory.mktemp("matrix")
+    with scripted_server(root) as server:
+        witness = Witness(server.base_url, server.admin_key)
+        with witness.client() as http:
+            folder = write_plausible_folder(root / "models" / "echo")
+            http.post("/v1/models", json={"id": "echo", "source": str(folder)}).raise_for_status()
+            held = Held(server=server, http=http, witness=witness, model="echo")
+            for _ in range(3):
+                held.check_alive()
+            yield held
+
+
+@pytest.fixture
+def held(_running: Held) -> Iterator[Held]:
+    """The server of the module; after the test, every invariant is asserted of it."""
+    process = psutil.Process()
+    before = AtRest.of(process)
+    yield _running
+    failpoints.arm("")
+    _running.check_alive()
+    wait_for_rest(process, before)
+    check_store(_running.data_dir)
