@@ -17,6 +17,7 @@ from purvey.contracts.jobs import FromWorker, JobEvent, StopJob
 from purvey.errors import InternalError, WorkerCrashedError
 from purvey.ipc import child as child_module
 from purvey.ipc.child import Child, spawn, thread_limits, worker_command
+from purvey.ipc.child_output import BURST_BYTES
 
 BEGIN = """
 import argparse, json, os, signal, subprocess, sys, threading
@@ -146,6 +147,20 @@ print("x" * 1_000_000)
     assert texts[0].startswith("from a library")
     assert 0 < max(map(len, texts)) <= 2_000
     assert json.loads(capfd.readouterr().err) == {"event": "job.broke"}
+
+
+async def test_a_child_that_prints_without_end_does_not_fill_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prints = 'for _ in range(4): sys.stdout.write(("x" * 999 + "\\n") * 1_000)\n'
+    with caplog.at_level(logging.WARNING, "purvey.ipc.child_output"):
+        child = await start(BEGIN + prints, tmp_path)
+        await child.wait()
+        child.hang_up()
+    printed = [r for r in caplog.records if r.msg == "worker.printed"]
+    dropped = [vars(r)["count"] for r in caplog.records if r.msg == "worker.output_dropped"]
+    assert sum(len(vars(record)["text"]) + 1 for record in printed) <= 2 * BURST_BYTES
+    assert len(printed) + sum(dropped) == 4_000
 
 
 async def test_the_rest_of_its_process_group_ends_with_the_child(tmp_path: Path) -> None:
