@@ -77,6 +77,23 @@ def test_a_bare_csv_becomes_a_served_model(purvey: Run, server: Any) -> None:
     assert "text (text), label (label)" in purvey("show", job["dataset"])
 
 
+def test_datasets_and_files_are_listed_and_removed(purvey: Run) -> None:
+    job = purvey(
+        "train", "mail.csv", "--task", "text-classification", "--name", "spam", as_json=True
+    )
+    [dataset] = purvey("list", "datasets", as_json=True)
+    [file] = purvey("list", "files", as_json=True)
+    assert dataset["id"] == job["dataset"]
+    assert dataset["id"] in purvey("list", "datasets")
+    assert "mail.csv" in purvey("list", "files")
+    for name in ("spam", dataset["id"], file["id"]):
+        assert purvey("rm", name) == f"{name}: deleted\n"
+    for kind in ("models", "datasets", "files"):
+        assert purvey("list", kind, as_json=True) == []
+    assert "spam" in purvey("rm", "spam", status=2)
+    assert "'datasets'" in purvey("list", "pictures", status=2)
+
+
 def test_train_shows_the_report_and_what_to_do_next(purvey: Run) -> None:
     shown = purvey("train", "mail.csv", "--task", "text-classification", "--name", "spam")
     assert "1 (0.7 to 1, 10 rows)" in shown

@@ -12,7 +12,7 @@ from purvey.cli.commands.backing_up import backup, restore
 from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
 from purvey.cli.commands.explaining import explain
-from purvey.cli.commands.listing import list_models, show
+from purvey.cli.commands.listing import list_objects, remove, show
 from purvey.cli.commands.serving import serve
 from purvey.cli.commands.training import train
 from purvey.cli.commands.usage import usage
@@ -62,8 +62,9 @@ app.command("run")(run_model)
 app.command("chat", help="The same as `run`.")(run_model)
 app.command()(train)
 app.add_typer(jobs.app, name="jobs")
-app.command("list")(list_models)
+app.command("list")(list_objects)
 app.command()(show)
+app.command("rm")(remove)
 app.command()(explain)
 app.add_typer(keys.app, name="keys")
 app.command()(usage)

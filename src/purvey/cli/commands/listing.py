@@ -1,31 +1,97 @@
-"""`purvey list` and `purvey show`: what there is."""
+"""`purvey list`, `purvey show` and `purvey rm`: what there is, and taking it away."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 
 import typer
 
 from purvey.cli.connection import connect
 from purvey.cli.moments import local_time
-from purvey.cli.terminal import AsJson, print_fields, print_json, print_table
+from purvey.cli.terminal import AsJson, console, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import msgspec
 
     from purvey.client.purvey import Purvey
+    from purvey.client.values import Dataset, File, Model
 
 
-def list_models(as_json: AsJson = False) -> None:
-    """List the registered models."""
-    with connect() as client:
-        models = list(client.models.list())
-    if as_json:
-        print_json(models)
-        return
-    print_table(
+Kind = Literal["models", "datasets", "files"]
+_DATASET_IDS = ("ds_", "dsv_")
+_TABLES: dict[Kind, tuple[tuple[str, ...], str]] = {
+    "models": (
         ("MODEL", "TASK", "BASE", "CREATED"),
-        [(m.id, m.task, m.base_model, local_time(m.created)) for m in models],
-        empty="No models yet: `purvey train` makes one.",
-    )
+        "No models yet: `purvey train` makes one.",
+    ),
+    "datasets": (
+        ("DATASET", "NAME", "STATUS", "ROWS", "CREATED"),
+        "No datasets yet: `purvey train` makes one of a file.",
+    ),
+    "files": (("FILE", "NAME", "PURPOSE", "BYTES", "CREATED"), "No files yet."),
+}
+
+
+def list_objects(
+    kind: Annotated[
+        Kind, typer.Argument(metavar="KIND", help="models, datasets or files.")
+    ] = "models",
+    as_json: AsJson = False,
+) -> None:
+    """List the registered models, or the datasets or files, newest first."""
+    with connect() as client:
+        found: list[Model] | list[Dataset] | list[File]
+        match kind:
+            case "models":
+                found = list(client.models.list())
+            case "datasets":
+                found = list(client.datasets.list())
+            case "files":
+                found = list(client.files.list())
+            case _ as never:
+                assert_never(never)
+    if as_json:
+        print_json(found)
+    else:
+        _print_list(kind, found)
+
+
+def remove(
+    name: Annotated[
+        str, typer.Argument(help="A model's name, or the id of a dataset, file or explanation.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Delete one model, dataset, file or explanation; refused while something needs it."""
+    with connect() as client:
+        if name.startswith(_DATASET_IDS):
+            client.datasets.delete(name)
+        elif name.startswith("file-"):
+            client.files.delete(name)
+        elif name.startswith("expl_"):
+            client.explanations.delete(name)
+        else:
+            client.models.delete(name)
+    if as_json:
+        print_json({"id": name, "deleted": True})
+    else:
+        console().print(f"{name}: deleted", markup=False)
+
+
+def _print_list(kind: Kind, found: "Sequence[Model | Dataset | File]") -> None:
+    columns, empty = _TABLES[kind]
+    print_table(columns, [_row(one) for one in found], empty=empty)
+
+
+def _row(one: "Model | Dataset | File") -> tuple[object, ...]:
+    from purvey.client.values import Dataset, Model
+
+    if isinstance(one, Model):
+        return one.id, one.task, one.base_model, local_time(one.created)
+    if isinstance(one, Dataset):
+        rows = sum(one.splits.values()) or None
+        return one.id, one.name, one.status, rows, local_time(one.created_at)
+    return one.id, one.filename, one.purpose, one.bytes, local_time(one.created_at)
 
 
 def show(
@@ -54,7 +120,7 @@ def _found(client: "Purvey", name: str) -> "tuple[msgspec.Struct, dict[str, obje
     if name.startswith(("job_", "ftjob-")):
         job = client.training_jobs.get(name)
         return job, job_fields(job)
-    if name.startswith(("ds_", "dsv_")):
+    if name.startswith(_DATASET_IDS):
         dataset = client.datasets.get(name)
         return dataset, dataset_fields(dataset)
     if name.startswith("expl_"):
