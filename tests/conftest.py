@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
     from purvey.app.application import Application
+    from purvey.network.outbound import Outbound
 
 FIRST_KEY = "sk-test-administrator-0123456789abcdef0123456789"
 
@@ -88,14 +89,17 @@ def model_root(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def scripted_server(root: Path) -> Iterator[RunningServer]:
-    """Run a server whose engines and workers are scripted; its models lie in `root / "models"`."""
+def scripted_server(root: Path, *, outbound: "Outbound | None" = None) -> Iterator[RunningServer]:
+    """Run a server whose engines and workers are scripted; its models lie in `root / "models"`.
+
+    It fetches from nowhere unless given an `outbound`.
+    """
     from purvey.app.application import build
 
     engines, jobs = ScriptedLauncher(), ScriptedJobLauncher()
     (root / "models").mkdir(exist_ok=True)
     settings = make_settings(root / "data", model_roots=(root / "models",))
-    application = build(settings, engine_launcher=engines, job_launcher=jobs)
+    application = build(settings, engine_launcher=engines, job_launcher=jobs, outbound=outbound)
     application.start()
     try:
         yield RunningServer(

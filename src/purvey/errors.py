@@ -9,6 +9,7 @@ PurveyError
     InvalidCheckpointError      a model folder is not usable        400
     UnsafeArchiveError          an archive tries to escape          400
     ContextLengthError          prompt and output exceed the model  400
+    UrlNotAllowedError          an address we do not fetch          400
     SettingError                configuration of the server         400
     InvalidKeyError             who are you                         401   exit 77
     PermissionDeniedError       you may not                         403   exit 77
@@ -34,6 +35,7 @@ PurveyError
     DeadlineExceededError       the time allowed has passed         504
     InsufficientStorageError    the disk is full                    507
   NotImplementedHereError       OpenAI has it, we do not yet        501   exit 69
+  UpstreamNotAllowedError       an outside address failed           502   exit 69
   InternalError                 our bug                             500   exit 70
     JobFailedError              a run ended in an error             500   exit 1
     WorkerCrashedError          a data-plane process died           500
@@ -117,6 +119,12 @@ class ContextLengthError(UserError):
     """Prompt and requested output exceed the model's context."""
 
     code = "context_length_exceeded"
+
+
+class UrlNotAllowedError(UserError):
+    """A URL, its host, or an address of that host is not one that this server fetches from."""
+
+    code = "url_not_allowed"
 
 
 class SettingError(UserError):
@@ -275,6 +283,12 @@ class NotImplementedHereError(PurveyError):
     code, type, status, exit_status = "not_implemented", "not_implemented_error", 501, 69
 
 
+class UpstreamNotAllowedError(PurveyError):
+    """An outside address failed, or led to what is not allowed."""
+
+    code, status, exit_status, retryable = "upstream_not_allowed", 502, 69, True
+
+
 class InternalError(PurveyError):
     """A bug of ours."""
 
@@ -313,11 +327,11 @@ def error_classes() -> dict[str, type[PurveyError]]:
 
 
 def from_code(code: str, message: str, *, param: str | None = None) -> PurveyError:
-    """Rebuild an error that crossed a process boundary as code and message.
+    """Rebuild an error that crossed a process boundary as code and text, the hint included.
 
     An unknown code becomes an `InternalError`.
     """
     cls = error_classes().get(code, InternalError)
     error = cls.__new__(cls)
-    PurveyError.__init__(error, message, param=param)
+    PurveyError.__init__(error, message, param=param, hint="")
     return error

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """`sqlite:///` and a path; `purvey.db` in `data_dir` unless given."""
     allowed_hosts: Names = ("127.0.0.1", "localhost", "[::1]")
     """Names that the `Host` header may have, separated by commas; `*` allows any."""
+    outbound_hosts: Names = ()
+    """Hosts that images may be fetched from: names or `*.` suffixes, separated by commas."""
     http: HttpSettings = HttpSettings()
     """How connections are served."""
     log_format: Literal["json", "console"] = "json"
@@ -135,8 +137,12 @@ class Settings(BaseSettings):
     """How long a job's worker may be silent before it is given up."""
     job_heartbeat_s: Seconds = 5.0
     """How often a job's worker says that it lives."""
+    job_stall_s: Seconds = 300.0
+    """How long any training step may take before its worker is given up; twelve times that for the
+    first, and for each later one at least twenty times the longest before it."""
     job_max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """Tries of a job whose worker dies."""
+    """Tries of a job whose worker dies; a checkpoint that is further on than all before begins
+    the count anew."""
     job_threads: Threads = Field(default_factory=_num_cpus)
     """Compute threads of one job; the machine's cores unless given."""
     max_loaded_models: Annotated[int, Field(ge=1, le=1_024)] = 4

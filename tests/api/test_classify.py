@@ -137,7 +137,7 @@ def test_an_input_that_is_refused_is_refused_by_name(
 
 
 PICTURES: dict[str, tuple[str, int, str]] = {
-    "an address": ("http://x/y.png", 400, "invalid_value"),
+    "an address": ("http://x/y.png", 400, "url_not_allowed"),
     "a path": ("/etc/passwd", 400, "invalid_value"),
     "no base64": ("data:image/png;base64,@@", 400, "invalid_value"),
     "no image": ("data:text/html;base64,eA==", 400, "invalid_value"),

@@ -88,6 +88,7 @@ def test_rows_are_shown_by_split(http: httpx2.Client, until: "Until", file_id: s
     assert http.get(rows, params={"split": "test"}).json()["data"] == []
 
 
+@pytest.mark.row("FIL-19")
 @pytest.mark.parametrize("damage", ["no preview", "half a preview", "no folder"])
 def test_rows_that_are_gone_are_said_to_be(
     http: httpx2.Client,
@@ -112,6 +113,7 @@ def test_rows_that_are_gone_are_said_to_be(
     assert http.get(f"{URL}/{made['id']}/rows").status_code == 200
 
 
+@pytest.mark.row("CRA-27")
 def test_one_in_the_making_has_no_rows_and_keeps_its_files(
     http: httpx2.Client, api: "RunningServer", file_id: str, refused: "Refusal"
 ) -> None:

@@ -206,7 +206,7 @@ def test_a_text_model_takes_no_image(http: httpx2.Client, tone: str, refused: "R
 def test_a_broken_data_url_is_refused_by_place(
     http: httpx2.Client, digits: str, refused: "Refusal"
 ) -> None:
-    part = {"type": "input_image", "image_url": "https://elsewhere.example/a.png"}
+    part = {"type": "input_image", "image_url": "data:image/png;base64,?"}
     given = [{"role": "user", "content": [part]}]
     body = {"model": digits, "input": given, "questions": [choice("1", "2")]}
     answer = http.post("/v1/decisions", json=body)

@@ -11,11 +11,13 @@ from sqlalchemy import Connection
 from purvey.contracts.ids import DEFAULT_PROJECT
 from purvey.contracts.records import JobRecord
 from purvey.store import datasets, files, models
+from purvey.testing import scripted_jobs
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal, Until
     from tests.conftest import RunningServer
 
+pytestmark = pytest.mark.row("CRA-27")
 Meanwhile = Callable[[Callable[[Connection], None]], None]
 
 
@@ -69,6 +71,29 @@ def test_the_base_of_a_fine_tuning_job(
     meanwhile(lambda conn: models.delete(conn, DEFAULT_PROJECT, base))
     body = {"model": base, "training_file": training_file}
     refused(http.post("/v1/fine_tuning/jobs", json=body), 404, "model_not_found", "model")
+
+
+def test_the_base_of_a_job_stays_until_the_job_has_ended(
+    http: httpx2.Client,
+    api: "RunningServer",
+    register: Callable[..., str],
+    training_file: str,
+    until: "Until",
+    refused: "Refusal",
+) -> None:
+    assert api.jobs is not None
+    base = register("needed")
+    api.jobs.then(scripted_jobs.until_stopped)
+    body = {"model": base, "training_file": training_file}
+    path = f"/v1/fine_tuning/jobs/{http.post('/v1/fine_tuning/jobs', json=body).json()['id']}"
+    refused(http.delete(f"/v1/models/{base}"), 409, "in_use")
+    until(path, "running")
+    refused(http.delete(f"/v1/models/{base}"), 409, "in_use")
+    http.post(f"{path}/pause").raise_for_status()
+    until(path, "paused")
+    refused(http.delete(f"/v1/models/{base}"), 409, "in_use")
+    http.post(f"{path}/cancel").raise_for_status()
+    http.delete(f"/v1/models/{base}").raise_for_status()
 
 
 def test_a_source_of_a_dataset(

@@ -15,7 +15,7 @@ Operations = list[tuple[str, str, Document]]
 
 @pytest.fixture(scope="module")
 def document(keyless: httpx2.Client) -> Document:
-    found: Document = keyless.get("/openapi.json").json()
+    found: Document = keyless.get("/openapi.json", timeout=60).json()
     return found
 
 
@@ -80,6 +80,27 @@ def test_every_success_comes_with_an_example(operations: Operations) -> None:
                 assert "example" in media, f"{method} {path}"
 
 
+def _names(document: Document, operation: Document) -> set[str]:
+    """Fields of an operation's query and body."""
+    found = {parameter["name"] for parameter in operation.get("parameters", ())}
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        name = media["schema"].get("$ref", "").rpartition("/")[2]
+        found |= document["components"]["schemas"].get(name, {}).get("properties", {}).keys()
+    return found
+
+
+def test_what_can_be_streamed_documents_the_stream(
+    document: Document, operations: Operations
+) -> None:
+    streamed = {
+        path for _, path, operation in operations if "stream" in _names(document, operation)
+    }
+    assert len(streamed) == 5
+    for _, path, operation in operations:
+        media = operation["responses"].get("200", {}).get("content", {})
+        assert ("text/event-stream" in media) == ("stream" in _names(document, operation)), path
+
+
 FREE_FORM = {"/openapi.json", "/v1/training/jobs/{job_id}/report", "/v1/datasets/{dataset_id}/rows"}
 """JSON whose fields are the user's or another standard's."""
 
@@ -136,7 +157,7 @@ def test_every_reference_resolves(document: Document) -> None:
 def test_the_plain_page_lists_every_operation(
     keyless: httpx2.Client, operations: Operations
 ) -> None:
-    page = keyless.get("/docs")
+    page = keyless.get("/docs", timeout=60)
     assert page.headers["content-type"].startswith("text/html")
     for method, path, _ in operations:
         assert f"<code>{method.upper()} {path}</code>" in page.text

@@ -199,7 +199,7 @@ def test_it_is_metered_once(
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no input": ({"input": {}}, "input"),
     "two inputs": ({"input": {"text": "a", "image": PNG_URL}}, "input"),
-    "an image that is an address": ({"input": {"image": "http://x/y.png"}}, "input.image"),
+    "an image that is a path": ({"input": {"image": "/etc/x.png"}}, "input.image"),
     "the label against itself": ({"target": {"label": "a", "contrast": "a"}}, "target.contrast"),
     "an unknown method": ({"method": "lime"}, "method"),
     "unknown units": ({"units": "pixel"}, "units"),

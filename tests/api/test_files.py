@@ -63,6 +63,8 @@ def test_a_large_file_comes_back_whole(sdk: OpenAI) -> None:
     assert sdk.files.content(made.id).read() == content
 
 
+@pytest.mark.row("FIL-21")
+@pytest.mark.row("INP-21")
 @pytest.mark.parametrize(
     "name",
     [
@@ -87,12 +89,14 @@ def test_no_file_name_breaks_a_header(http: httpx2.Client, name: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.row("FIL-21")
 @pytest.mark.parametrize("given", ["../../etc/passwd", "/etc/passwd", "C:\\x\\passwd"])
 def test_a_path_in_a_file_name_is_dropped(http: httpx2.Client, given: str) -> None:
     made = http.post("/v1/files", files={"file": (given, b"x")}, data=DATA).json()
     assert made["filename"] == "passwd"
 
 
+@pytest.mark.row("FIL-21")
 @pytest.mark.parametrize("wanted", ["bytes=0-1", "bytes=9-1", "bytes=99-", "lines=1", "x"])
 def test_a_range_gets_the_whole_file(http: httpx2.Client, wanted: str) -> None:
     made = http.post("/v1/files", files={"file": ("a", b"whole")}, data=DATA).json()
@@ -100,6 +104,7 @@ def test_a_range_gets_the_whole_file(http: httpx2.Client, wanted: str) -> None:
     assert (answer.status_code, answer.content) == (200, b"whole")
 
 
+@pytest.mark.row("FIL-19")
 def test_bytes_that_are_gone_are_said_to_be(
     api: "RunningServer", http: httpx2.Client, echo: str, spam: str, refused: "Refusal"
 ) -> None:
@@ -132,6 +137,7 @@ UPLOADS: dict[str, tuple[dict[str, Any], str | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.row("FIL-01")
 @pytest.mark.parametrize("name", UPLOADS)
 def test_an_upload_that_is_refused_leaves_nothing(
     http: httpx2.Client, refused: "Refusal", name: str
@@ -142,6 +148,7 @@ def test_an_upload_that_is_refused_leaves_nothing(
     assert http.get("/v1/files", params={"limit": 100}).json() == before
 
 
+@pytest.mark.row("FIL-01")
 @pytest.mark.parametrize(
     "body",
     [
@@ -161,6 +168,7 @@ def test_multipart_that_is_malformed(http: httpx2.Client, body: bytes) -> None:
     assert (answer.status_code, code) == (400, "invalid_value")
 
 
+@pytest.mark.row("FIL-01")
 def test_multipart_without_a_boundary(http: httpx2.Client, refused: "Refusal") -> None:
     headers = {"content-type": "multipart/form-data"}
     refused(http.post("/v1/files", content=b"x", headers=headers), 400, "invalid_value")

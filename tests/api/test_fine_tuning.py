@@ -362,6 +362,7 @@ def test_a_classifier_is_not_fine_tuned(
     refused(answer, 422, "method_unsupported", "model")
 
 
+@pytest.mark.row("CRA-27")
 def test_a_file_that_an_unfinished_job_needs_is_kept(
     api: "RunningServer", sdk: OpenAI, echo: str, chat_rows: bytes
 ) -> None:

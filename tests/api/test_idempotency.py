@@ -144,6 +144,7 @@ def test_the_sdk_uploads_once(sdk: OpenAI) -> None:
         assert (refused.value.status_code, refused.value.code) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.row("CRA-01")
 def test_the_sdk_creates_one_job_though_the_answer_is_lost(
     sdk: OpenAI, bodies: dict[str, Json], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +340,7 @@ def test_an_answer_outlives_the_server(server: "RunningServer", client: OpenAI) 
         again.stop()
 
 
+@pytest.mark.row("CRA-01")
 def test_our_client_creates_once_though_the_answer_is_lost(
     api: "RunningServer", table: str
 ) -> None:

@@ -161,3 +161,12 @@ def test_metrics_count_requests_by_template(
     )
     assert "file-of-somebody" not in answer.text
     assert api.admin_key not in answer.text
+
+
+def test_metrics_tell_few_methods_apart(keyless: httpx2.Client) -> None:
+    """A caller may name any of the dozens that there are, on every route."""
+    for method in ("PROPFIND", "MKCALENDAR", "SUBSCRIBE"):
+        keyless.request(method, "/v1/files")
+    counted = keyless.get("/metrics").text
+    assert 'method="other"' in counted
+    assert "PROPFIND" not in counted

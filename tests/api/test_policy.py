@@ -31,10 +31,12 @@ def _methods(route: PolicyRoute) -> list[str]:
     return sorted(route.methods or ())
 
 
+@pytest.mark.row("AUT-01")
 def test_the_public_paths_are_exactly_these() -> None:
     assert {route.path for route in ROUTES if route.policy.is_public} == PUBLIC
 
 
+@pytest.mark.row("AUT-01")
 def test_a_route_without_a_policy_keeps_the_server_from_starting(api: "RunningServer") -> None:
     from starlette.routing import Route
 
@@ -49,6 +51,7 @@ def test_every_route_of_the_table_is_one_of_the_resources(api: "RunningServer") 
     assert create_app(api.application.services).routes == ROUTES
 
 
+@pytest.mark.row("AUT-01")
 def test_without_a_key_every_guarded_route_says_401(
     keyless: httpx2.Client, refused: "Refusal"
 ) -> None:
@@ -61,6 +64,7 @@ def test_without_a_key_every_guarded_route_says_401(
     assert len(bodies) == 1, "one answer for all"
 
 
+@pytest.mark.row("AUT-01")
 def test_head_needs_a_key_too(keyless: httpx2.Client) -> None:
     for route in GUARDED:
         if "GET" in _methods(route):
@@ -74,6 +78,7 @@ def test_a_key_is_decided_on_before_the_body_is_read(
     refused(answer, 401, "invalid_api_key")
 
 
+@pytest.mark.row("AUT-01")
 def test_with_every_other_scope_every_guarded_route_says_403(
     api: "RunningServer", key_with: Callable[..., str], refused: "Refusal"
 ) -> None:

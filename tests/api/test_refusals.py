@@ -52,12 +52,14 @@ BROKEN: dict[str, bytes] = {
 }
 
 
+@pytest.mark.row("INP-05")
 @pytest.mark.parametrize("name", BROKEN)
 def test_json_that_is_not_accepted(http: httpx2.Client, refused: "Refusal", name: str) -> None:
     answer = http.post(CHAT, content=BROKEN[name], headers=JSON)
     refused(answer, 400, "invalid_json")
 
 
+@pytest.mark.row("INP-07")
 @pytest.mark.parametrize("field", ["model", "max_tokens", "stream"])
 def test_a_key_that_occurs_twice_is_named(
     http: httpx2.Client, refused: "Refusal", field: str
@@ -66,6 +68,7 @@ def test_a_key_that_occurs_twice_is_named(
     refused(http.post(CHAT, content=body, headers=JSON), 400, "invalid_json", field)
 
 
+@pytest.mark.row("INP-07")
 def test_a_key_that_occurs_twice_deep_inside_is_named(
     http: httpx2.Client, refused: "Refusal"
 ) -> None:
@@ -83,6 +86,7 @@ def test_json_that_is_no_object(http: httpx2.Client, refused: "Refusal", body: s
     refused(http.post(CHAT, content=body, headers=JSON), 400, "invalid_value")
 
 
+@pytest.mark.row("INP-09")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
 def test_an_encoded_body_is_refused_and_not_decoded(
     http: httpx2.Client, refused: "Refusal", encoding: str
@@ -92,6 +96,7 @@ def test_an_encoded_body_is_refused_and_not_decoded(
     refused(answer, 415, "unsupported_media_type")
 
 
+@pytest.mark.row("INP-09")
 @pytest.mark.parametrize("kind", ["text/plain", "application/xml", "application/jsonp", ""])
 def test_another_content_type_is_refused(
     http: httpx2.Client, refused: "Refusal", kind: str
@@ -116,6 +121,7 @@ def test_a_charset_beside_the_type_is_fine(http: httpx2.Client, echo: str) -> No
     assert http.post(CHAT, content=body.encode(), headers=headers).status_code == 200
 
 
+@pytest.mark.row("INP-01")
 def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(
     api: "RunningServer",
 ) -> None:
@@ -132,6 +138,7 @@ def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(
     assert answer.getheader("connection") == "close"
 
 
+@pytest.mark.row("INP-01")
 def test_an_endless_body_is_cut_off_at_the_limit(http: httpx2.Client, refused: "Refusal") -> None:
     sent = 0
 
@@ -147,6 +154,7 @@ def test_an_endless_body_is_cut_off_at_the_limit(http: httpx2.Client, refused: "
     assert sent < 2 * LIMITS.json_body_bytes
 
 
+@pytest.mark.row("INP-01")
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "0x10", "99999999999999999999999"])
 def test_a_length_that_lies_gets_an_answer(api: "RunningServer", length: str) -> None:
     host, port = api.base_url.removeprefix("http://").split(":")
@@ -183,6 +191,7 @@ HEADS = {
 }
 
 
+@pytest.mark.row("INP-03")
 @pytest.mark.parametrize("name", HEADS)
 def test_what_is_no_request_is_refused_in_the_same_shape(api: "RunningServer", name: str) -> None:
     head, _, body = _answer_to(api, HEADS[name]).partition(b"\r\n\r\n")
@@ -191,6 +200,7 @@ def test_what_is_no_request_is_refused_in_the_same_shape(api: "RunningServer", n
     assert json.loads(body)["error"]["code"] == "invalid_value"
 
 
+@pytest.mark.row("INP-23")
 def test_a_head_that_never_ends_is_given_up(
     api: "RunningServer", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +246,7 @@ PATHS = [
 ]  # fmt: skip
 
 
+@pytest.mark.row("AUT-03")
 @pytest.mark.parametrize("path", PATHS)
 def test_no_spelling_of_a_path_goes_around_its_policy(api: "RunningServer", path: str) -> None:
     # The raw target, as no client library would send it.

@@ -55,6 +55,22 @@ def test_an_error_in_mid_stream_is_one_event_and_no_done(
     assert text.count('"error"') == 1
 
 
+@pytest.mark.row("CRA-17")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_whose_turn_had_not_come_is_answered_by_the_next_engine(
+    sdk: OpenAI, echo: str, engine: ScriptedEngine, stream: bool
+) -> None:
+    engine.crash_after_tokens = 0
+    answer: Any = sdk.chat.completions.create(model=echo, messages=HELLO, stream=stream)  # either
+    texts = (
+        [chunk.choices[0].delta.content or "" for chunk in answer]
+        if stream
+        else [answer.choices[0].message.content]
+    )
+    assert "".join(texts) == "hello"
+    assert not engine.is_alive
+
+
 def test_the_sdk_raises_what_a_stream_reports(
     sdk: OpenAI, echo: str, engine: ScriptedEngine
 ) -> None:

@@ -374,6 +374,7 @@ def test_the_owner_gets_an_answer_where_the_others_get_none(
     assert not silent
 
 
+@pytest.mark.row("AUT-07")
 def test_no_path_takes_an_id_of_another_project(
     paths: dict[str, Json], a: Owner, callers: dict[str, httpx2.Client]
 ) -> None:
@@ -471,6 +472,7 @@ def test_every_body_that_may_name_an_object_is_known(paths: dict[str, Json]) -> 
     assert taking == known, "what does a new body name? add it to REFERENCES"
 
 
+@pytest.mark.row("AUT-07", "AUT-09")
 def test_no_body_may_name_an_object_of_another_project(
     a: Owner, b: Owner, callers: dict[str, httpx2.Client]
 ) -> None:
@@ -509,6 +511,7 @@ def test_a_fine_tuning_recipe_names_no_other_base(a: Owner, b: Owner, refused: "
         refused(answer, 400, "invalid_value", "recipe.model.base")
 
 
+@pytest.mark.row("AUT-07")
 def test_no_list_shows_what_another_project_owns(
     paths: dict[str, Json], a: Owner, callers: dict[str, httpx2.Client]
 ) -> None:
@@ -543,6 +546,7 @@ def test_sums_count_only_what_is_ones_own(api: "RunningServer", a: Owner, b: Own
         assert owner.client.get("/v1/server").json()["jobs_running"] == num_running
 
 
+@pytest.mark.row("AUT-07")
 def test_no_page_goes_on_after_an_item_of_another_project(
     paths: dict[str, Json], a: Owner, b: Owner, stranger: httpx2.Client
 ) -> None:

@@ -98,6 +98,18 @@ def test_metrics_are_the_events_that_hold_numbers(
     assert metrics == [event for event in reversed(events) if event["type"] == "metrics"]
 
 
+def test_streamed_metrics_are_the_listed_ones(
+    http: httpx2.Client, start: Start, until: "Until"
+) -> None:
+    made = start()
+    until(f"{URL}/{made['id']}", *ENDED)
+    url = f"{URL}/{made['id']}/metrics"
+    listed = http.get(url, params={"order": "asc"}).json()["data"]
+    *events, end = http.get(url, params={"stream": "true"}).text.strip().split("\n\n")
+    assert [json.loads(event.partition("\ndata: ")[2]) for event in events] == listed
+    assert end.startswith("event: done")
+
+
 def test_events_come_in_pages(http: httpx2.Client, start: Start, until: "Until") -> None:
     made = start()
     until(f"{URL}/{made['id']}", *ENDED)
@@ -255,6 +267,7 @@ def test_only_an_administrator_names_a_module_by_its_path(
     until(f"{URL}/{made.json()['id']}", *ENDED)
 
 
+@pytest.mark.row("CRA-27")
 def test_a_dataset_that_an_unfinished_run_reads_is_kept(
     http: httpx2.Client,
     api: "RunningServer",

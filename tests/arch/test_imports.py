@@ -19,12 +19,14 @@ PLANTED = {
         "engine/blocks.py",
         "import torch",
     ),
+    "Parsing needs no tensor library": ("parse/images.py", "import numpy"),
     "The web framework stays at the edge": ("train/loss.py", "import fastapi"),
     "Only settings reads the environment library": ("jobs/service.py", "import pydantic_settings"),
     "Control and data plane meet only through contracts": (
         "server/application.py",
         "import purvey.models.decoder",
     ),
+    "The data plane has no way out": ("worker/train.py", "import httpx2"),
 }
 
 

@@ -22,7 +22,29 @@ BANNED_ATTRIBUTES = {
     ("jinja2", "Environment"),
 }
 BANNED_KEYWORDS = {"allow_pickle", "trust_remote_code", "shell"}
-HTTP_CLIENTS = {"httpx", "httpx2", "requests", "aiohttp", "urllib3", "http.client"}
+HTTP_CLIENTS = {
+    *("httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp", "urllib3", "websockets"),
+    *("http.client", "urllib.request", "ftplib", "smtplib", "telnetlib", "xmlrpc.client"),
+    *("imaplib", "poplib", "nntplib", "fsspec", "boto3", "huggingface_hub"),
+}
+USERS_SIDE = "client/"
+"""The Python client, which the command line speaks through: it runs where its user is."""
+WAYS_OUT = {
+    *("create_connection", "open_connection", "open_unix_connection", "create_datagram_endpoint"),
+    *("create_unix_connection", "sock_connect", "connect_ex", "sendto", "urlopen", "urlretrieve"),
+    *("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"),
+}
+SOCKETS = {
+    "app/application.py": set(),  # holds the listening socket
+    "app/http_server.py": {"getaddrinfo"},  # of the address to listen on
+    "cli/showcase/home.py": set(),  # finds a free port
+    "ipc/child.py": {"open_unix_connection"},  # over a pair that exists already
+    "ipc/disposable.py": set(),  # a pair
+    "ipc/link.py": set(),  # the other end of that pair
+    "network/resolving.py": {"getaddrinfo"},  # of allowed hosts
+    "testing/https_double.py": set(),  # listens, for tests
+}
+"""Every module that knows of sockets, with what it may call of the ways out."""
 
 
 def _trees() -> Iterator[tuple[Path, ast.Module]]:
@@ -89,16 +111,44 @@ def test_nothing_executes_data(path: Path) -> None:
             assert keyword.arg not in BANNED_KEYWORDS, node.lineno
 
 
-def test_one_package_speaks_http_to_the_outside() -> None:
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Yield each module that is imported, `a` and `a.b` of `from a import b` both."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _named(tree: ast.Module) -> Iterator[str]:
+    """Yield each name and attribute that the module mentions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Name):
+            yield node.id
+
+
+@pytest.mark.row("NET-07")
+def test_one_module_of_the_server_speaks_http_to_the_outside() -> None:
     users = {
         str(path)
         for path, tree in _trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in [*(a.name for a in node.names), getattr(node, "module", "") or ""]
-        if name.split(".")[0] in HTTP_CLIENTS or name in HTTP_CLIENTS
+        for name in _imported(tree)
+        if name in HTTP_CLIENTS or name.split(".")[0] in HTTP_CLIENTS
     }
-    assert all(user.startswith("client/") for user in users), users
+    assert {user for user in users if not user.startswith(USERS_SIDE)} == {"network/outbound.py"}
+
+
+@pytest.mark.row("NET-07")
+def test_every_socket_is_listed_with_what_it_may_do() -> None:
+    found = {
+        str(path): WAYS_OUT.intersection(_named(tree))
+        for path, tree in _trees()
+        if "socket" in _imported(tree) or WAYS_OUT.intersection(_named(tree))
+    }
+    assert {p: ways for p, ways in found.items() if not p.startswith(USERS_SIDE)} == SOCKETS
 
 
 def _raises_on(handler: ast.ExceptHandler) -> bool:

@@ -39,6 +39,7 @@ from purvey.errors import (
     ContextLengthError,
     MethodUnsupportedError,
     ShuttingDownError,
+    UserError,
     WorkerCrashedError,
 )
 from purvey.testing.engine_process import COMMAND
@@ -254,6 +255,19 @@ async def test_what_does_not_fit_is_refused_and_the_engine_goes_on(subject: Subj
         with pytest.raises(ContextLengthError):
             await _events(subject.engine, request)
     assert _text(await _events(subject.engine, _generate("fits")))
+
+
+@pytest.mark.row("INP-11")
+async def test_a_token_id_beyond_the_vocabulary_is_refused_by_name(subject: Subject) -> None:
+    request = Generate(
+        request_id=new_id("req_"),
+        prompt=TokenPrompt(tokens=(97, 2**31 - 1)),
+        sampling=Sampling(temperature=0, max_tokens=1),
+    )
+    with pytest.raises(UserError) as raised:
+        await _events(subject.engine, request)
+    assert (raised.value.code, raised.value.param) == ("invalid_value", "prompt")
+    assert _text(await _events(subject.engine, _generate("goes on")))
 
 
 async def test_a_language_model_has_no_classes(subject: Subject) -> None:

@@ -94,6 +94,7 @@ class Churn:
             self.failures.append(error)
 
 
+@pytest.mark.row("CRA-21")
 @pytest.mark.timeout(200)
 def test_a_backup_taken_under_load_is_whole(tmp_path: Path) -> None:
     with serving(tmp_path, "data", key=KEY) as client:

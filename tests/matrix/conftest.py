@@ -13,6 +13,7 @@ from purvey.testing.model_folder import write_plausible_folder
 from tests.conftest import RunningServer, scripted_server
 from tests.matrix.contract import Witness
 from tests.matrix.invariants import AtRest, check_store, wait_for_rest
+from tests.matrix.kills import TRAINED, World, make_world
 
 PROBE = "still there?"
 
@@ -37,6 +38,14 @@ class Held:
     def data_dir(self) -> Path:
         """Where the server keeps everything."""
         return self.server.data_dir
+
+    @property
+    def num_engine_requests(self) -> int:
+        """Requests that any engine has seen so far."""
+        assert self.server.engines is not None
+        return sum(
+            len(one.requests) for all_ in self.server.engines.engines.values() for one in all_
+        )
 
     def ask(self, text: str = PROBE) -> httpx2.Response:
         """Chat with the model."""
@@ -75,3 +84,15 @@ def held(_running: Held) -> Iterator[Held]:
     _running.check_alive()
     wait_for_rest(process, before)
     check_store(_running.data_dir)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A data folder with a base model and one undisturbed run of each job but the slow one."""
+    return make_world(tmp_path_factory.mktemp("world"), "table", "language", "adapter")
+
+
+@pytest.fixture(scope="session")
+def whole_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same, with every job."""
+    return make_world(tmp_path_factory.mktemp("whole-world"), *TRAINED)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 START_S = 60.0
+SERVE = (sys.executable, "-m", "purvey", "serve")
 SETTINGS = {
     "ENGINE_THREADS": "1",
     "JOB_THREADS": "1",
@@ -78,6 +79,7 @@ def serving(
     settings: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
     failpoints: str = "",
+    command: Sequence[str] = SERVE,
 ) -> Iterator[Served]:
     """Run `purvey serve` until the block ends; start it again with the same `root` to recover.
 
@@ -86,11 +88,12 @@ def serving(
         settings: `PURVEY_*` without the prefix, over `SETTINGS`.
         data_dir: Another data folder than `root / "data"`.
         failpoints: Plan of `purvey.failpoints`.
+        command: What to run instead.
     """
     for part in ("models", "modules"):
         (root / part).mkdir(parents=True, exist_ok=True)
     data = data_dir or root / "data"
-    process = start(root, data, settings=settings or {}, failpoints=failpoints)
+    process = start(root, data, settings=settings or {}, failpoints=failpoints, command=command)
     try:
         address = _address(process, root / "server.log")
         yield Served(
@@ -105,7 +108,12 @@ def serving(
 
 
 def start(
-    root: Path, data_dir: Path, *, settings: Mapping[str, str], failpoints: str
+    root: Path,
+    data_dir: Path,
+    *,
+    settings: Mapping[str, str],
+    failpoints: str,
+    command: Sequence[str] = SERVE,
 ) -> "subprocess.Popen[str]":
     """Start the process without waiting until it serves; its log is `root / "server.log"`."""
     values = {
@@ -121,7 +129,7 @@ def start(
     environment = {f"PURVEY_{name}": value for name, value in values.items()}
     with (root / "server.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "purvey", "serve"],
+            command,
             env={"PATH": os.defpath, "HOME": str(root), **environment},
             cwd=root,
             stdout=subprocess.PIPE,

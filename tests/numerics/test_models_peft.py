@@ -1,6 +1,8 @@
 """Adapters saved here load in `peft`, and theirs here, with the same merged logits."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -110,10 +113,17 @@ def test_their_adapter_loads_here(
         assert (theirs(tokens()).logits - logits_of(decoder)).abs().max() < TOLERANCE
 
 
+@pytest.mark.row("FIL-17")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"r": 10**6}, "r"),
+        ({"r": 0}, "r"),
+        ({"r": "8"}, "r"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"lora_alpha": math.nan}, "lora_alpha"),
+        ({"rank_pattern": {".*": 4}}, "rank_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 5}, "does not fit"),
         ({"use_dora": True}, "use_dora"),
         ({"peft_type": "IA3"}, "peft_type"),
@@ -132,6 +142,71 @@ def test_a_wrong_adapter_is_refused_by_name(
         load_adapter(load_folder(base_folder), folder)
 
 
+def _set_weight(value: float) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        tensors = load_file(path)
+        next(iter(tensors.values()))[0, 0] = value
+        save_file(tensors, path)
+
+    return spoil
+
+
+def _rename_tensors(old: str, new: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        save_file({k.replace(old, new): v for k, v in load_file(path).items()}, path)
+
+    return spoil
+
+
+@pytest.mark.row("FIL-17")
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (_set_weight(math.nan), "not finite"),
+        (_set_weight(-math.inf), "not finite"),
+        (_set_weight(3e38), "overflow"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "has no adapter_config"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"PK"), "header"),
+        (_rename_tensors("layers.0", "layers.9"), "which the base does not have"),
+        (_rename_tensors("q_proj", "embed_tokens"), "which the base does not have"),
+        (_rename_tensors("lora_B", "lora_C"), "unexpected tensor"),
+    ],
+)
+def test_spoilt_weights_are_refused_and_the_base_stays(
+    base_folder: Path, tmp_path: Path, spoil: Callable[[Path], object], named: str
+) -> None:
+    folder = tmp_path / "adapter"
+    save_adapter(trained_decoder(base_folder), folder, OURS, base_name="base")
+    before = logits_of(load_folder(base_folder))
+    spoil(folder)
+    with pytest.raises(InvalidCheckpointError, match=named):
+        _adapted(base_folder, folder)
+    assert torch.equal(logits_of(load_folder(base_folder)), before)
+
+
+def _adapted(base_folder: Path, folder: Path) -> Decoder:
+    decoder = load_folder(base_folder)
+    load_adapter(decoder, folder)
+    merge(decoder)
+    return decoder
+
+
+@pytest.mark.row("FIL-17")
+def test_a_pattern_of_target_modules_is_never_run(base_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    save_adapter(trained_decoder(base_folder), folder, OURS, base_name="base")
+    path = folder / "adapter_config.json"
+    pattern = {"target_modules": "(a+)+$" * 8 + "[", "base_model_name_or_path": "../../etc"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **pattern}), encoding="utf-8")
+    decoder = load_folder(base_folder)
+    load_adapter(decoder, folder)
+    assert len(list(adapters(decoder))) == 2 * 7
+
+
+@pytest.mark.row("FIL-17")
 def test_an_adapter_of_another_base_is_refused(base_folder: Path, tmp_path: Path) -> None:
     save_adapter(trained_decoder(base_folder), tmp_path / "adapter", OURS, base_name="base")
     smaller = LlamaConfig(

@@ -103,5 +103,6 @@ async def finish(workshop: Workshop, job_id: str) -> None:
     """See a job to its end: what waits is resumed, what runs is left to."""
     job = await workshop.until(job_id, "paused", *TERMINAL)
     if job.status == "paused":
-        await workshop.service.resume(DEFAULT_PROJECT, job_id)
+        with contextlib.suppress(ConflictError):  # there was room, and it went on by itself
+            await workshop.service.resume(DEFAULT_PROJECT, job_id)
         await workshop.until(job_id, *TERMINAL)

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 DATA_PLANE = [
-    *("engine", "explain", "worker"),
+    *("engine", "explain", "parse", "worker"),
     *("test_data_*", "test_models_*", "test_train_*", "test_evaluate_*"),
 ]
 

@@ -26,6 +26,7 @@ def test_any_chunking_gives_the_same_messages(texts: list[str], size: int) -> No
     assert got == sent
 
 
+@pytest.mark.row("NET-09")
 @pytest.mark.parametrize(
     "frame",
     [
@@ -41,6 +42,7 @@ def test_a_frame_that_does_not_fit_is_refused(frame: bytes) -> None:
         list(reader.feed(frame))
 
 
+@pytest.mark.row("NET-09")
 def test_text_that_is_not_utf_8_and_nesting_without_end_are_refused() -> None:
     said = wire.pack(JobEvent(message="a word", data={"deep": 1}))
     deep = said.replace(b"\x01", b"\x91" * 200_000 + b"\x01")

@@ -14,7 +14,7 @@ from purvey.contracts import limits
 from purvey.contracts.jobs import InputFile
 from purvey.data.chat_file import read_chat_file
 from purvey.data.delimited import read_delimited
-from purvey.data.image_folders import check_entries, read_image_folders
+from purvey.data.image_folders import read_image_folders
 from purvey.data.jsonl import read_jsonl
 from purvey.data.parquet import read_parquet
 from purvey.data.plain_text import CHUNK_CHARS, read_text
@@ -182,16 +182,6 @@ def test_images_take_the_label_of_their_folder(tmp_path: Path) -> None:
     assert table.columns["image"] == [png(), png((1, 1, 1))]
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.png", "/etc/cats/evil.png", "cats\\evil.png", "C:/cats/evil.png"]
-)
-def test_entries_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
-    info = zipfile.ZipInfo("x")
-    info.filename = name
-    with pytest.raises(UnsafeArchiveError, match="points outside"):
-        check_entries([info], source="a.zip")
-
-
 def test_an_office_document_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "report.docx"
     with zipfile.ZipFile(path, "w") as archive:
@@ -200,25 +190,13 @@ def test_an_office_document_is_named_as_such(tmp_path: Path) -> None:
         read_image_folders(path, source="report.docx")
 
 
-def test_links_and_bombs_are_refused(tmp_path: Path) -> None:
-    link = zipfile.ZipInfo("cats/link.png")
-    link.external_attr = 0o120777 << 16
-    with pytest.raises(UnsafeArchiveError, match="entry 1: it is a link"):
-        check_entries([link], source="a.zip")
-    path = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("cats/zero.png", b"\0" * 10_000_000)
-    with pytest.raises(UnsafeArchiveError, match="inflates more than"):
-        read_image_folders(path, source="bomb.zip")
-
-
 def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {f"cats/{i}.png": png() for i in range(3)})
     small = limits.Limits(archive_entries=2)
-    monkeypatch.setattr("purvey.data.image_folders.LIMITS", small)
+    monkeypatch.setattr("purvey.data.zip_file.LIMITS", small)
     with pytest.raises(UnsafeArchiveError, match="more than 2 entries"):
         read_image_folders(path, source="a.zip")
-    monkeypatch.setattr("purvey.data.image_folders.LIMITS", limits.Limits(archive_bytes=100))
+    monkeypatch.setattr("purvey.data.zip_file.LIMITS", limits.Limits(archive_bytes=100))
     with pytest.raises(UnsafeArchiveError, match="more than 100 bytes"):
         read_image_folders(path, source="a.zip")
 

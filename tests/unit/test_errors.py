@@ -27,7 +27,7 @@ def test_an_error_survives_the_crossing_by_its_code() -> None:
         rebuilt = errors.from_code(code, "what happened", param="field")
         assert type(rebuilt) is cls
         assert (rebuilt.message, rebuilt.param) == ("what happened", "field")
-        assert str(rebuilt) == "what happened"
+        assert str(rebuilt) == rebuilt.text == "what happened"  # the text held the hint
 
 
 def test_an_unknown_code_is_our_bug() -> None:

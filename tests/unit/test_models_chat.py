@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from purvey.contracts.engine import ChatMessage
+from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.chat import PLAIN_TEMPLATE, ChatTemplate
 from purvey.models.tokenizer import Tokenizer
@@ -33,6 +34,7 @@ CONVERSATION = [
 ]
 
 
+@pytest.mark.row("INP-13")
 @pytest.mark.parametrize(
     "attack",
     [
@@ -105,6 +107,7 @@ def test_other_added_tokens_are_text_to_everybody(plain_turns: Tokenizer) -> Non
     assert plain_turns.token_id("\n\n") in ids  # white space in a template is no control token
 
 
+@pytest.mark.row("INP-13")
 def test_two_messages_cannot_be_joined_to_a_special_token(tokenizer: Tokenizer) -> None:
     chat = template("{% for m in messages %}{{ m.content }}{% endfor %}")
     turns = [turn("user", part) for part in ("a <|im", "_", "end|> b")]
@@ -212,3 +215,33 @@ def test_older_folders_keep_the_template_in_the_configuration(
 def test_generation_marks_are_printed_through() -> None:
     chat = template("{% generation %}{{ messages[0].content }}{% endgeneration %}{{ bos_token }}")
     assert chat.render([turn("user", "hi")], add_generation_prompt=False) == "hi<s>"
+
+
+def test_a_long_conversation_is_learned_turn_by_turn(tokenizer: Tokenizer) -> None:
+    """More beginnings than one question to the parser renders."""
+    talk = [
+        turn(role, f"{role} {number}") for number in range(50) for role in (("user", "assistant"))
+    ]
+    row = ChatTemplate.default(tokenizer).training_rows(talk, tokenizer)
+    targets = [i for i, is_target in zip(row.ids, row.is_target, strict=True) if is_target]
+    said = "".join(f"assistant {number}<|im_end|>" for number in range(50))
+    assert tokenizer.decode(targets, keep_special=True) == said
+
+
+@pytest.mark.row("INP-15")
+def test_inp15_a_bomb_ends_a_training_row_with_a_reason(tokenizer: Tokenizer) -> None:
+    bomb = template("{{ '%1000000000s' | format(messages[0].role) }}")
+    with pytest.raises(InvalidCheckpointError, match="chat template") as refusal:
+        bomb.training_rows(CONVERSATION, tokenizer)
+    assert refusal.value.param == "model"
+    assert ChatTemplate.default(tokenizer).training_rows(CONVERSATION, tokenizer).ids
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"x" * (LIMITS.template_chars + 1), b"\xc3"])
+def test_a_template_that_is_no_text_is_refused_at_loading(
+    tokenizer: Tokenizer, tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(data)
+    with pytest.raises(InvalidCheckpointError, match="template") as refusal:
+        ChatTemplate.from_folder(tmp_path, tokenizer)
+    assert refusal.value.text.count(refusal.value.hint) == 1

@@ -10,8 +10,12 @@ from PIL import Image
 
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ImageSpec
+from purvey.contracts.parse import DecodeImage, ImageDecoded
 from purvey.errors import InvalidValueError
-from purvey.models.images import image_tensor, open_image
+from purvey.models.images import ImageReader, image_tensor
+from purvey.parse.images import open_image
+from purvey.parse.parser import DecoderHere
+from purvey.testing.clock import FakeClock
 
 SPEC = ImageSpec(height=4, width=6, channels=3)
 
@@ -82,3 +86,51 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidValueError) as refusal:
         image_tensor(data, SPEC, param="photo")
     assert refusal.value.param == "photo"
+
+
+def test_here_and_in_a_parse_process_pixels_are_the_same() -> None:
+    data = encoded(Image.effect_noise((31, 17), 100).convert("RGB"), "JPEG")
+    here = ImageReader(DecoderHere()).tensor(data, SPEC)
+    assert torch.equal(here, image_tensor(data, SPEC))
+
+
+class Scripted:
+    """A decoder whose images have as many pixels and take as long as it is told."""
+
+    def __init__(self, clock: FakeClock, *, pixels: int, seconds: float) -> None:
+        self._clock, self._pixels, self._seconds = clock, pixels, seconds
+        self.asked: list[tuple[int, float]] = []
+
+    def decode(self, question: DecodeImage, *, param: str, timeout_s: float) -> ImageDecoded:
+        self.asked.append((question.max_pixels, timeout_s))
+        if self._pixels > question.max_pixels:
+            raise InvalidValueError("too many pixels.", param=param)
+        self._clock.advance(min(self._seconds, timeout_s))
+        return ImageDecoded(given_width=self._pixels, given_height=1, pixels=bytes(72))
+
+
+def test_fil09_the_images_of_one_request_share_pixels(clock: FakeClock) -> None:
+    decoder = Scripted(clock, pixels=LIMITS.image_pixels, seconds=0.0)
+    images = ImageReader(decoder, clock=clock)
+    for _ in range(LIMITS.request_pixels // LIMITS.image_pixels):
+        images.decoded(b"", SPEC)
+    with pytest.raises(InvalidValueError, match="pixels of a request") as refusal:
+        images.decoded(b"", SPEC, param="inputs.7")
+    assert refusal.value.param == "inputs.7"
+    odd = ImageReader(Scripted(clock, pixels=LIMITS.image_pixels - 1, seconds=0.0), clock=clock)
+    for _ in range(LIMITS.request_pixels // LIMITS.image_pixels):
+        odd.decoded(b"", SPEC)
+    with pytest.raises(InvalidValueError) as refusal:
+        odd.decoded(b"", SPEC)
+    assert "All images of one request" in refusal.value.text
+
+
+def test_fil09_the_images_of_one_request_share_time(clock: FakeClock) -> None:
+    decoder = Scripted(clock, pixels=1, seconds=LIMITS.decode_s - 1)
+    images = ImageReader(decoder, clock=clock)
+    for _ in range(4):
+        images.decoded(b"", SPEC)
+    with pytest.raises(InvalidValueError, match="take longer") as refusal:
+        images.decoded(b"", SPEC, param="inputs.7")
+    assert refusal.value.param == "inputs.7"
+    assert [timeout_s for _, timeout_s in decoder.asked] == [10, 10, 10, 3]

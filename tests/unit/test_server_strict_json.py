@@ -55,6 +55,33 @@ def test_many_brackets_side_by_side_are_not_deep() -> None:
     assert len(strict_json.loads(b"[" + b"[]," * 1_000 + b"[]]")) == 1_001
 
 
+@pytest.mark.row("INP-05")
+@pytest.mark.parametrize("item", [b"1", b"[]", b"{}", b'"a"', b"1.5", b"null", b'{"a":1}'])
+def test_values_are_counted_to_the_limit(item: bytes) -> None:
+    each = 1 + item.count(b"[") + item.count(b"{")  # with its comma; the first has the bracket
+    fitting, over = divmod(LIMITS.json_values, each)
+    body = b"[" * over + b"[" + b",".join([item] * fitting) + b"]" + b"]" * over
+    assert body.count(b",") + body.count(b"[") + body.count(b"{") == LIMITS.json_values
+    strict_json.loads(body)
+    with pytest.raises(InvalidJSONError, match="values"):
+        strict_json.loads(b"[" + body + b"]")
+
+
+@pytest.mark.row("INP-05")
+@pytest.mark.parametrize("text", [",", "[{", '",', "\\", '\\",', '\\,"'])
+def test_what_looks_like_values_within_a_text_is_not_counted(text: str) -> None:
+    written = {"text": text * LIMITS.json_values, "more": [text]}
+    assert strict_json.loads(json.dumps(written).encode()) == written
+
+
+@pytest.mark.row("INP-05")
+@pytest.mark.parametrize("body", [b'"' + b"\\" + b'"', b'"\\"', b'"\\', b'\\"'])
+def test_texts_without_an_end_are_looked_at_once(body: bytes) -> None:
+    """Looking for the end of each from its beginning would take hours."""
+    with pytest.raises(InvalidJSONError):
+        strict_json.loads(b"[" + b"," * (LIMITS.json_values + 1) + body * 1_000_000)
+
+
 def test_digits_are_kept_to_the_limit() -> None:
     strict_json.loads(b"1" * LIMITS.json_number_digits)
     for number in (b"1" * (LIMITS.json_number_digits + 1), b"0." + b"1" * 500, b"1" * 100_000):

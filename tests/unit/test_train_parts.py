@@ -107,6 +107,7 @@ def test_clipping_bounds_the_gradient_and_nothing_less() -> None:
         assert norm <= 1.0 + 1e-4
 
 
+@pytest.mark.row("CRA-25")
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_what_is_not_finite_never_reaches_the_weights(broken: str) -> None:
     module = network()

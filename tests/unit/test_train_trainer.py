@@ -186,6 +186,14 @@ def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
     assert kept == ["step-00000010", "step-00000012"]
 
 
+def test_a_checkpoint_is_told_where_the_run_put_it_also_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    told = Told()
+    trainer(tmp_path / "data", Line(), told).run()
+    assert Path(told.saved[-1].folder).is_relative_to(tmp_path / "data")
+
+
 def test_a_checkpoint_tells_what_was_measured_last(tmp_path: Path) -> None:
     told = Told()
     trainer(tmp_path, Line([0.1, 0.05]), told).run()  # the second is worse than the first
@@ -252,6 +260,7 @@ def test_pausing_saves_and_resuming_goes_on(tmp_path: Path) -> None:
     assert final.state.rows_seen == 20
 
 
+@pytest.mark.row("CRA-25")
 def test_a_diverging_run_stops_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     learner, told = Line(), Told(stop_at=2)
     trainer(tmp_path, learner, told).run()
@@ -267,6 +276,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_checkpoint(tmp_path: Path) ->
     assert read_checkpoint(Path(told.saved[-1].folder), run_digest="run").state.step == 2
 
 
+@pytest.mark.row("FIL-19")
 @pytest.mark.parametrize("damage", ["flip", "missing", "torn", "manifest"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     told = Told(stop_at=2)

@@ -228,7 +228,7 @@ class KeyRing:
 
     async def _touch(self, secret_hash: bytes, known: "_Known") -> None:
         now = self._clock.now()
-        if now - known.last_used_at < TOUCH_INTERVAL_S:
+        if abs(now - known.last_used_at) < TOUCH_INTERVAL_S:  # the clock may be set back
             return
         if secret_hash in self._known:
             self._known[secret_hash] = replace(known, last_used_at=now)

@@ -63,3 +63,4 @@ def _create(path: Path) -> None:
         os.close(fd)
     aside.rename(path)
     sync_folder(path.parent)
+    sync_folder(path.parent.parent)

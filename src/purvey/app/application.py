@@ -26,6 +26,7 @@ from purvey.jobs.run import RunConfig
 from purvey.jobs.service import JobService
 from purvey.jobs.supervisor import Supervisor
 from purvey.meter.ledger import Meter
+from purvey.network.outbound import Outbound
 from purvey.registry.engines import EngineLimits, EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.server.application import create_app
@@ -64,6 +65,7 @@ def build(
     engine_launcher: "EngineLauncher | None" = None,
     job_launcher: "JobLauncher | None" = None,
     clock: Clock | None = None,
+    outbound: Outbound | None = None,
 ) -> "Application":
     """Make a server: nothing listens yet, no process is started.
 
@@ -72,6 +74,7 @@ def build(
         engine_launcher: Who starts engines; None means local processes.
         job_launcher: Who starts job workers; None means local processes.
         clock: Source of time; None means the machine's.
+        outbound: Fetches addresses; None means from `outbound_hosts`.
 
     Raises:
         SettingError: A setting, the data folder or the database cannot be used.
@@ -88,6 +91,7 @@ def build(
             listener,
             engine_launcher=engine_launcher or LocalEngineLauncher(cwd=stores.folder.engines),
             job_launcher=job_launcher or LocalJobLauncher(),
+            outbound=outbound or Outbound(settings.outbound_hosts),
         )
         undo.pop_all()
     return application
@@ -100,6 +104,7 @@ def _assemble(
     *,
     engine_launcher: "EngineLauncher",
     job_launcher: "JobLauncher",
+    outbound: Outbound,
 ) -> "Application":
     database, clock, bell, readiness = stores.database, stores.clock, Bell(), _Readiness()
     models = ModelRegistry(
@@ -127,6 +132,7 @@ def _assemble(
         jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
         models=models,
         engines=EnginePool(engine_launcher, models, limits=_engine_limits(settings), clock=clock),
+        outbound=outbound,
         clock=clock,
         is_ready=readiness.is_ready,
         started_at=clock.monotonic(),
@@ -242,6 +248,7 @@ class Application:
             upkeep = (
                 tasks.create_task(show_engines(self.services.engines), name="engine-gauges"),
                 tasks.create_task(show_jobs(self.services.database), name="job-gauges"),
+                tasks.create_task(self.services.meter.pay_back(), name="owed-usage"),
                 tasks.create_task(
                     sweep_old(self.services.database, self.services.clock), name="kept-answers"
                 ),
@@ -255,6 +262,7 @@ class Application:
                 await self._drain(serving)
                 for task in upkeep:
                     task.cancel()
+                await self.services.meter.close()
 
     async def _drain(self, serving: "asyncio.Task[None]") -> None:
         self._readiness.give_up()
@@ -350,6 +358,7 @@ def _supervisor(
             heartbeat_s=settings.job_heartbeat_s,
             max_attempts=settings.job_max_attempts,
             num_threads=settings.job_threads,
+            stall_s=settings.job_stall_s,
             failpoints=settings.failpoints,
         ),
     )

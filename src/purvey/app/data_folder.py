@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from purvey.errors import PurveyError, SettingError, StorageUnavailableError
+from purvey.store.disk import sync_folder
 
 _PRIVATE = 0o700
 
@@ -35,6 +36,7 @@ class DataFolder:
             StorageUnavailableError: The disk refused.
         """
         root = path.absolute()
+        is_new = not root.exists()
         try:
             root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
             lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -44,7 +46,11 @@ class DataFolder:
         folder._take_lock()
         try:
             for part in (folder.blobs, folder.artifacts, folder.jobs, folder.engines):
+                is_new = is_new or not part.exists()
                 part.mkdir(mode=_PRIVATE, exist_ok=True)
+            if is_new:  # what will lie in them must not be lost with them
+                sync_folder(root)
+                sync_folder(root.parent)
         except OSError as error:
             folder.close()
             raise _unusable(path, error) from error

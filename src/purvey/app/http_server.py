@@ -15,6 +15,11 @@ from purvey.server.problems import problem
 from purvey.server.protocol import BoundedProtocol
 from purvey.settings import Settings
 
+SILENCE_S = 30
+"""How long nothing may pass on a connection before the kernel asks whether its peer is there."""
+PROBES, PROBE_INTERVAL_S = 3, 10
+"""Questions without an answer that end the connection: a peer may vanish without a word."""
+
 
 def bind(host: str, port: int, *, backlog: int) -> socket.socket:
     """Return a listening socket, so that a taken port is known before anything else starts.
@@ -26,13 +31,23 @@ def bind(host: str, port: int, *, backlog: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=backlog)
+        listener = socket.create_server(address[:2], family=family, backlog=backlog)
+        _keep_alive(listener)
     except OSError as error:
         raise SettingError(
             f"cannot listen on {host!r} port {port}: {error.strerror}.",
             param="port",
             hint="Is another server running there? Choose another with PURVEY_PORT or --port.",
         ) from error
+    return listener
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """Set what every accepted connection takes over."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
 
 class HttpServer:

@@ -17,7 +17,7 @@ from purvey.contracts.data import DatasetManifest
 from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, JobStatus, ModelTrained
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.contracts.records import DatasetRecord, JobRecord, UsageRecord
-from purvey.errors import ConflictError, InternalError, NotFoundError
+from purvey.errors import ConflictError, IntegrityError, InternalError, NotFoundError
 from purvey.jobs.hooks import JobHooks, JobInputs
 from purvey.registry.models import ModelRegistry
 from purvey.store import datasets, files, ledger, models
@@ -130,8 +130,12 @@ class JobEffects:
             raise ConflictError(
                 f"the dataset {record.id!r} is {record.status}, not ready.", param="dataset"
             )
+        try:
+            folder = self._artifacts.folder(record.artifact)
+        except NotFoundError:
+            raise IntegrityError(f"the rows of the dataset {record.id!r} are gone.") from None
         return InputDataset(
-            folder=str(self._artifacts.folder(record.artifact)),
+            folder=str(folder),
             manifest=msgspec.convert(record.manifest, DatasetManifest),
         )
 

@@ -29,7 +29,8 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     "failed": frozenset(),
     "cancelled": frozenset(),
 }
-"""Every legal move. `running -> queued` is a lost worker or a hand-back at shutdown."""
+"""Every legal move. `running -> queued` is a lost worker or a hand-back at shutdown; a full disk
+makes `running -> paused`, and room again `paused -> queued`."""
 
 TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -86,6 +87,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
         resume_from: Newest verified checkpoint folder, or None to start afresh.
         num_threads: Compute threads the worker may use.
         heartbeat_interval_s: Longest silence before the supervisor doubts the worker.
+        stall_s: Time that any training step may take before the worker gives up on it.
         failpoints: Plan of `purvey.failpoints`; empty but in tests.
     """
 
@@ -103,6 +105,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     resume_from: str | None = None
     num_threads: int = 1
     heartbeat_interval_s: float = 5.0
+    stall_s: float = 300.0
     failpoints: str = ""
 
 
@@ -146,6 +149,9 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
 CHECKPOINT_MANIFEST_NAME = "manifest.json"
 """Written last into a checkpoint folder. Its `files` is a JSON object that maps the name of
 every other file of the folder to the hex SHA-256 of its bytes; further keys are the trainer's."""
+
+CHECKPOINT_ASIDE = ".writing-"
+"""Prefix of the folder in which a checkpoint is written before it gets its name."""
 
 
 class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):

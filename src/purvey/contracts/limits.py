@@ -15,6 +15,8 @@ class Limits:
     """Body of a JSON request; large enough for a few inline images."""
     json_depth: int = 64
     """Nesting of arrays and objects in a JSON body."""
+    json_values: int = 2**18
+    """Values in a JSON body, counted by its commas and opening brackets."""
     json_number_digits: int = 400
     """Digits of one number in a JSON body."""
     upload_bytes: int = 512 * 2**20
@@ -27,6 +29,14 @@ class Limits:
     """Messages of one chat request or one training row."""
     prompt_chars: int = 4 * 2**20
     """Characters of one prompt or conversation, before tokenisation."""
+    template_chars: int = 1 * 2**20
+    """Characters of a model's chat template."""
+    rendered_chars: int = 8 * 2**20
+    """Characters that a chat template may make of a conversation."""
+    template_s: int = 2
+    """Seconds that compiling or rendering a chat template may take."""
+    template_bytes: int = 512 * 2**20
+    """Memory that compiling or rendering a chat template may take."""
     stop_sequences: int = 4
     """Stop strings of one request."""
     stop_chars: int = 256
@@ -43,16 +53,38 @@ class Limits:
     """One encoded image."""
     image_pixels: int = 40_000_000
     """Width times height of one image, checked from its header before decoding."""
+    request_pixels: int = 160_000_000
+    """Width times height of all images that are decoded for one request to a model."""
+    decode_s: int = 10
+    """Seconds that decoding one image may take."""
+    request_decode_s: int = 30
+    """Seconds that decoding all images of one request to a model may take."""
+    decode_bytes: int = 1 * 2**30
+    """Memory that decoding one image may take."""
+    url_chars: int = 4_096
+    """Characters of an address that is fetched."""
+    request_urls: int = 16
+    """Addresses that are fetched for one request."""
+    redirects: int = 3
+    """Redirects of one fetch, each checked like the first address."""
+    fetch_s: int = 10
+    """Seconds of one fetch, redirects included."""
+    running_fetches: int = 16
+    """Addresses that one server fetches at one time."""
     archive_entries: int = 200_000
     """Entries of one uploaded zip."""
     archive_bytes: int = 4 * 2**30
     """Bytes of all entries of a zip after inflation."""
     archive_ratio: int = 200
     """Inflated over stored size of one zip entry."""
+    dataset_bytes: int = 16 * 2**30
+    """Memory that preparing one dataset may take; at most three quarters of the machine's."""
     row_bytes: int = 1 * 2**20
     """One row of a data file."""
     dataset_rows: int = 5_000_000
     """Rows of one dataset."""
+    dataset_columns: int = 10_000
+    """Columns of one data file."""
     labels: int = 10_000
     """Classes of one classifier."""
     min_training_rows: int = 10
@@ -81,6 +113,8 @@ class Limits:
     """Unfinished jobs of one project."""
     queued_requests: int = 1_024
     """Requests one engine holds, running and waiting."""
+    owed_usage_rows: int = 10_000
+    """Usage rows that a full disk may keep waiting before requests to models are refused."""
     loading_requests: int = 128
     """Requests that wait for one model to load."""
     running_explanations: int = 64

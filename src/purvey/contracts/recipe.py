@@ -28,9 +28,11 @@ InitScheme = Literal[
 
 
 class Part(BaseModel):
-    """Base of every part of a recipe: frozen, nothing unknown."""
+    """Base of every part of a recipe: frozen, nothing unknown, nothing converted silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(Part):
@@ -82,7 +84,7 @@ class OptimizerConfig(Part):
     """Peak learning rate, after warm-up."""
     momentum: Fraction = 0.9
     """SGD only."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.95)
     """AdamW only (Loshchilov and Hutter 2019)."""
     weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     """Decay of matrices; decoupled for AdamW. Biases and norms are left alone."""

@@ -102,8 +102,14 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Literal["run", "pause", "cancel"] = "run"
     fine_tuned_model: str | None = None
     compute_s: float = 0.0
-    error: dict[str, Any] | None = None  # code, message, param
+    error: dict[str, Any] | None = None  # code, message, param; needed_bytes when paused
     result: dict[str, Any] | None = None
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Free bytes that it waits for, when a full disk has set it aside."""
+        needed = (self.error or {}).get("needed_bytes") if self.status == "paused" else None
+        return needed if isinstance(needed, int) else None
 
 
 class JobEventRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from typing import Literal
 from purvey.contracts.limits import LIMITS
 from purvey.data.header import has_header
 from purvey.data.plain_text import lines_of, read_utf8
-from purvey.data.table import Cell, RawTable, check_row_count, row_error
+from purvey.data.table import Cell, RawTable, check_column_count, check_row_count, row_error
 from purvey.errors import InvalidFileError
 
 DELIMITERS = ("\t", ",", ";", "|")
@@ -46,6 +46,7 @@ def read_delimited(
     check_row_count(source, min(len(records), 1))
     is_headed = has_header([fields for _, fields in records[:SAMPLE_RECORDS]], wanted=wanted)
     width = len(records[0][1])
+    check_column_count(source, width)
     names = _names(records[0], source=source) if is_headed else _numbered(width)
     body = records[1:] if is_headed else records
     check_row_count(source, len(body))

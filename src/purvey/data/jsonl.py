@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
 from purvey.data.plain_text import lines_of, read_utf8
-from purvey.data.table import Cell, RawTable, check_row_count, row_error
+from purvey.data.table import Cell, RawTable, check_column_count, check_row_count, row_error
 
 
 def read_jsonl(path: Path, *, source: str) -> RawTable:
@@ -23,6 +23,7 @@ def read_jsonl(path: Path, *, source: str) -> RawTable:
             continue
         row = parse_object(text, source=source, line=line)
         if not lines:
+            check_column_count(source, len(row))
             columns = {name: [] for name in row}
         _check_keys(row, columns, source=source, line=line)
         for name, cells in columns.items():
@@ -48,7 +49,22 @@ def parse_object(text: str, *, source: str, line: int) -> dict[str, Any]:
         raise row_error(source, line, f"not one JSON object ({reason}).") from None
     if not isinstance(value, dict) or not value:
         raise row_error(source, line, "not a JSON object with at least one key.")
+    if text.count("[") + text.count("{") > LIMITS.json_depth:
+        _check_depth(value, source=source, line=line)
     return value
+
+
+def _check_depth(value: object, *, source: str, line: int) -> None:
+    """Refuse a row that nests deeper than a request may: what reads it later would not end."""
+    layer: list[Any] = [value]
+    depth = 0
+    while layer:
+        depth += 1
+        if depth > LIMITS.json_depth:
+            problem = f"nested deeper than {LIMITS.json_depth} levels: flatten it."
+            raise row_error(source, line, problem)
+        inner = ((v.values() if isinstance(v, dict) else v) for v in layer)
+        layer = [item for items in inner for item in items if isinstance(item, (list, dict))]
 
 
 def _check_keys(

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.table import Cell, RawTable, check_row_count
+from purvey.data.table import Cell, RawTable, check_column_count, check_row_count
 from purvey.errors import InvalidFileError
 
 _BATCH_ROWS = 64
@@ -24,10 +24,14 @@ def read_parquet(path: Path, *, source: str) -> RawTable:
     try:
         file = pq.ParquetFile(path)
         num_rows = file.metadata.num_rows
-        check_row_count(source, num_rows)
+        _check_announced(file, source=source)
         columns = _columns(file, source=source)
-    except (pa.ArrowException, OSError) as error:
+    except MemoryError:
+        raise  # the file may be whole and the machine too small
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidFileError(f"{source!r} is not readable as Parquet.") from error
+    if any(len(cells) != num_rows for cells in columns.values()):
+        raise InvalidFileError(f"{source!r} does not hold the {num_rows} rows that it announces.")
     return RawTable(
         source=source,
         columns=columns,
@@ -35,6 +39,15 @@ def read_parquet(path: Path, *, source: str) -> RawTable:
         row_word="row",
         details={"format": "parquet"},
     )
+
+
+def _check_announced(file: pq.ParquetFile, *, source: str) -> None:
+    """Refuse a file by its footer. Of its columns' chunks no more is asked: damage there aborts."""
+    check_row_count(source, max(0, file.metadata.num_rows))
+    names = file.schema_arrow.names
+    check_column_count(source, len(names))
+    if len(set(names)) < len(names):
+        raise InvalidFileError(f"{source!r} has two columns of one name: rename one.")
 
 
 def _columns(file: pq.ParquetFile, *, source: str) -> dict[str, list[Cell]]:
@@ -64,6 +77,9 @@ def _inflated_bytes(column: pa.Array) -> int:
 
 def _cells(column: pa.Array, name: str, *, source: str) -> list[Cell]:
     kind = column.type
+    if pa.types.is_list(kind) and len(column.flatten()) > len(column) * LIMITS.row_bytes:
+        problem = f"a row of column {name!r} holds more than {LIMITS.row_bytes} values: shorten it."
+        raise InvalidFileError(f"{source!r}: {problem}")
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -81,7 +97,7 @@ def _cells(column: pa.Array, name: str, *, source: str) -> list[Cell]:
     )
     if not any(accepts(kind) for accepts in accepted):
         raise InvalidFileError(
-            f"{source!r}: column {name!r} has the type {str(kind)!r}: "
+            f"{source!r}: column {name!r} has the type {str(kind)[:100]!r}: "
             "store it as text, numbers or bytes."
         )
     values: list[Cell] = column.to_pylist()

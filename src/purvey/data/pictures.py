@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidValueError
-from purvey.models.images import FORMATS, open_image
+from purvey.parse.images import FORMATS, open_image
 
 
 class UnusablePictureError(ValueError):

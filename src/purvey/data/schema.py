@@ -57,7 +57,7 @@ def requested_schema(columns: Mapping[str, ColumnKind], names: Sequence[str]) ->
 def infer_schema(columns: Mapping[str, Sequence[Cell]]) -> Schema:
     """Infer the schema from names and values; the longest text comes first among texts."""
     kinds = {name: _kind(cells) for name, cells in columns.items()}
-    ignored = [name for name in columns if _is_index(name, columns[name], kinds[name])]
+    ignored = {name for name in columns if _is_index(name, columns[name], kinds[name])}
     kept = [name for name in columns if name not in ignored] or list(columns)
     label = _label_column({name: columns[name] for name in kept}, kinds)
     if label is not None:
@@ -65,9 +65,10 @@ def infer_schema(columns: Mapping[str, Sequence[Cell]]) -> Schema:
     texts = sorted((n for n in kept if kinds[n] == "text"), key=lambda n: -_mean_chars(columns[n]))
     others = [name for name in kept if kinds[name] not in {"text", "label"}]
     order = [*texts, *others, *([label] if label else [])]
+    left_out = columns.keys() - set(order)
     return Schema(
         columns=tuple(Column(name=name, kind=kinds[name]) for name in order),
-        ignored=tuple(name for name in columns if name not in order),
+        ignored=tuple(name for name in columns if name in left_out),
     )
 
 

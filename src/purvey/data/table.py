@@ -54,3 +54,13 @@ def check_row_count(source: str, num_rows: int) -> None:
         raise InvalidFileError(f"{source!r} holds no rows: add at least one.")
     if num_rows > LIMITS.dataset_rows:
         raise InvalidFileError(f"{source!r} has more than {LIMITS.dataset_rows} rows: split it.")
+
+
+def check_column_count(source: str, num_columns: int) -> None:
+    """Refuse a file with more columns than a dataset may have.
+
+    Raises:
+        InvalidFileError: The count is above `LIMITS.dataset_columns`.
+    """
+    if num_columns > LIMITS.dataset_columns:
+        raise InvalidFileError(f"{source!r} has more than {LIMITS.dataset_columns} columns.")

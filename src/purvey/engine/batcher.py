@@ -21,10 +21,12 @@ from purvey.contracts.engine import EngineStats, NamedInputs
 from purvey.contracts.limits import LIMITS
 from purvey.errors import CapacityError, InternalError, PurveyError, ShuttingDownError
 from purvey.models.classifier import Classifier, Prepared
+from purvey.parse.parser import DecoderHere
 from purvey.telemetry.metrics import BROAD_CATCHES
 
 logger = logging.getLogger(__name__)
 MAX_QUEUED_INPUTS = LIMITS.queued_requests * 16
+_HERE = DecoderHere()
 
 
 class Submission:
@@ -99,28 +101,19 @@ class Batcher:
 
         A row is softmax(logits / temperature) in float64, with the manifest's temperature.
 
+        Args:
+            inputs: Made by this process: their images are decoded here.
+
         Raises:
             PurveyError: An input is refused; none of them was submitted.
             CapacityError: Too many inputs wait.
             ShuttingDownError: The engine drains.
         """
-        return self.enqueue(inputs).future
+        return self._enqueue([self._model.prepare(one, decoder=_HERE) for one in inputs]).future
 
     def enqueue(self, inputs: Sequence[NamedInputs]) -> Submission:
-        """As `submit`, and also tell how long the computing took."""
-        prepared = [self._model.prepare(one) for one in inputs]
-        submission = Submission(len(prepared), len(self._model.labels))
-        items = [
-            _Item(prepared=one, submission=submission, row=row) for row, one in enumerate(prepared)
-        ]
-        with self._news:
-            if self._is_draining:
-                raise ShuttingDownError("the engine is shutting down.")
-            if len(self._queue) + len(items) > MAX_QUEUED_INPUTS:
-                raise CapacityError(f"{len(self._queue)} inputs are waiting already.")
-            self._queue.extend(items)
-            self._news.notify()
-        return submission
+        """As `submit`, for the inputs of a request; also tell how long the computing took."""
+        return self._enqueue(self._model.prepare_all(inputs))
 
     def drain(self) -> None:
         """Accept nothing more; `run` returns when all that was accepted is answered."""
@@ -154,6 +147,20 @@ class Batcher:
             self._answer(batch)
             self._num_running = 0
             self._num_steps += 1
+
+    def _enqueue(self, prepared: list[Prepared]) -> Submission:
+        submission = Submission(len(prepared), len(self._model.labels))
+        items = [
+            _Item(prepared=one, submission=submission, row=row) for row, one in enumerate(prepared)
+        ]
+        with self._news:
+            if self._is_draining:
+                raise ShuttingDownError("the engine is shutting down.")
+            if len(self._queue) + len(items) > MAX_QUEUED_INPUTS:
+                raise CapacityError(f"{len(self._queue)} inputs are waiting already.")
+            self._queue.extend(items)
+            self._news.notify()
+        return submission
 
     def _gather(self) -> list[_Item]:
         with self._news:

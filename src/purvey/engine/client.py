@@ -54,6 +54,8 @@ SILENCE_S = 60.0
 """How long an engine that has requests may say nothing, not even its statistics of every second."""
 _LOOKS = 6
 """Looks that make up this silence: counting them, a server that was itself stopped kills nobody."""
+_STUCK_LOOKS = 5 * _LOOKS
+"""Looks for which an engine may have work and finish no step, whatever its other threads say."""
 
 
 class LocalEngineLauncher:
@@ -140,7 +142,7 @@ class IpcEngine:
         self._ended: PurveyError | None = None
         self._is_draining = False
         self._sending: set[asyncio.Task[None]] = set()
-        self._num_silent_looks = 0
+        self._num_silent_looks = self._num_stuck_looks = 0
         self._watch = asyncio.create_task(self._end_when_frozen(silence_s), name="engine-watch")
         self._pump = asyncio.create_task(self._read_replies(), name=f"engine-{child.pid}")
 
@@ -277,11 +279,23 @@ class IpcEngine:
             await _end(self._child)
 
     async def _end_when_frozen(self, silence_s: float) -> None:
-        """Kill an engine that is stopped or locked up; its requests then end as for a death."""
-        while self._num_silent_looks < _LOOKS:
+        """Kill an engine that is stopped or locked up; its requests then end as for a death.
+
+        Statistics come from a thread of their own: they show that the process lives, and by
+        their count of steps whether its loop does.
+        """
+        seen: EngineStats | None = None
+        while self._num_silent_looks < _LOOKS and self._num_stuck_looks < _STUCK_LOOKS:
             await asyncio.sleep(silence_s / _LOOKS)
             self._num_silent_looks = self._num_silent_looks + 1 if self._inboxes else 0
-        logger.error("engine.frozen", extra={"pid": self.pid, "timeout_s": silence_s})
+            is_stuck = _is_stuck(seen, self._stats)
+            self._num_stuck_looks = self._num_stuck_looks + 1 if is_stuck else 0
+            seen = self._stats
+        reason = "silent" if self._num_silent_looks >= _LOOKS else "stuck"
+        timeout_s = silence_s if reason == "silent" else silence_s * _STUCK_LOOKS / _LOOKS
+        logger.error(
+            "engine.frozen", extra={"pid": self.pid, "timeout_s": timeout_s, "reason": reason}
+        )
         self._child.kill()
 
     def _dispatch(self, message: FromEngine) -> None:
@@ -299,6 +313,13 @@ class IpcEngine:
     def _disagree(self, answer: Answer) -> InternalError:
         self._child.kill()  # its other answers are not to be trusted either
         return InternalError(f"an engine answered with {type(answer).__name__}")
+
+
+def _is_stuck(before: EngineStats | None, now: EngineStats | None) -> bool:
+    """Tell whether there is work and no step was finished: statistics alone are no sign of it."""
+    if before is None or now is None:
+        return False
+    return now.steps == before.steps and now.running + now.waiting > 0
 
 
 async def _end(child: Child[FromEngine]) -> None:

@@ -24,7 +24,7 @@ from purvey.ipc.child_output import forward_output
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["engine", "job"]
+Mode = Literal["engine", "job", "parse"]
 M = TypeVar("M")
 _CHUNK_BYTES = 2**16
 OUTPUT_GRACE_S = 5.0
@@ -146,6 +146,8 @@ class Child(Generic[M]):
             InternalError: The message exceeds the largest frame.
         """
         frame = pack(message)
+        if self._writer.is_closing():  # we have hung up, or read the end of the stream
+            raise WorkerCrashedError(f"the worker process {self.pid} is gone")
         try:
             self._writer.write(frame)
             await self._writer.drain()

@@ -28,7 +28,12 @@ from purvey.contracts.jobs import (
     StopReason,
 )
 from purvey.contracts.records import CheckpointRecord
-from purvey.errors import CapacityError, InternalError, StaleFencingTokenError
+from purvey.errors import (
+    CapacityError,
+    InsufficientStorageError,
+    InternalError,
+    StaleFencingTokenError,
+)
 from purvey.jobs.bell import Bell, events_of
 from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
 from purvey.jobs.launcher import JobWorker
@@ -97,6 +102,8 @@ class Attempt:
             await self._see_off()
         except StaleFencingTokenError:
             return Superseded()
+        except InsufficientStorageError as error:  # for as long as the lease lasted
+            return Failed(failure=JobFailed(code=error.code, message=error.text, is_transient=True))
         except CapacityError as error:  # the store refused for as long as the lease lasted
             return Lost(why=f"what it reported could not be stored ({error.code})")
         except InternalError as error:
@@ -215,6 +222,8 @@ class Attempt:
         jobs.renew(conn, job_id, fence=fence, now=now, lease_s=self._limits.lease_s)
         for note in notes:
             if isinstance(note, CheckpointSaved):
+                if note.step > checkpoints.furthest_step(conn, job_id):
+                    jobs.count_anew(conn, job_id)  # what was lost before is made up for
                 checkpoints.insert(conn, self._checkpoint(note, now), fence=fence)
                 continue
             events.append(

@@ -27,6 +27,17 @@ class Failed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Starved:
+    """The disk was full: nothing is wrong with the run, which goes on where there is room.
+
+    Args:
+        needed_bytes: What must be free on the disk of the data folder before it goes on.
+    """
+
+    needed_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lost:
     """The worker died or fell silent without a last word. `why` is for the owner to read."""
 
@@ -38,4 +49,4 @@ class Superseded:
     """Another attempt holds the lease: nothing may be written any more."""
 
 
-Ending = Completed | Stopped | Failed | Lost | Superseded
+Ending = Completed | Stopped | Failed | Starved | Lost | Superseded

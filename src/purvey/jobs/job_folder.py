@@ -3,7 +3,11 @@
 import shutil
 from pathlib import Path
 
-from purvey.contracts.jobs import JobStatus
+from purvey.contracts.jobs import CHECKPOINT_ASIDE, JobStatus
+from purvey.store.disk import sync_folder
+
+LEAST_ROOM_BYTES = 16 * 2**20
+"""Free bytes without which no job goes on that a full disk has stopped."""
 
 
 class JobFolder:
@@ -41,8 +45,24 @@ class JobFolder:
     def prepare(self, fence: int) -> None:
         """Make the folders of a new attempt, and remove what an attempt before delivered."""
         self._clear_outputs()
-        self.work.mkdir(parents=True, exist_ok=True)
+        if not self.work.exists():
+            self.work.mkdir(parents=True)
+            for folder in (self._home, self._home.parent):  # else checkpoints are lost with them
+                sync_folder(folder)
         self.output(fence).mkdir()
+
+    def make_room(self) -> int:
+        """Remove what an attempt on a full disk has not finished.
+
+        Returns:
+            The free bytes with which another attempt gets further: what its checkpoints take,
+            or twice what it was writing, whichever is more.
+        """
+        unfinished = [*self._home.glob("output-*"), *self.work.rglob(f"{CHECKPOINT_ASIDE}*")]
+        written = sum(_num_bytes(folder) for folder in unfinished)
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)
+        return max(LEAST_ROOM_BYTES, 2 * written, _num_bytes(self.work))
 
     def leave(self, status: JobStatus) -> None:
         """Remove what a job of this status needs no more; one that failed keeps checkpoints."""
@@ -53,3 +73,7 @@ class JobFolder:
     def _clear_outputs(self) -> None:
         for output in self._home.glob("output-*"):
             shutil.rmtree(output, ignore_errors=True)
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

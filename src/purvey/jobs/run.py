@@ -6,12 +6,16 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import JobFailed, JobSpec
 from purvey.contracts.records import JobRecord
 from purvey.errors import (
     CapacityError,
+    InsufficientStorageError,
+    IntegrityError,
     InternalError,
     PurveyError,
     StaleFencingTokenError,
@@ -20,7 +24,7 @@ from purvey.errors import (
 from purvey.jobs import resume, verdict
 from purvey.jobs.attempt import Attempt, AttemptLimits
 from purvey.jobs.bell import Bell, events_of, wishes_for
-from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
+from purvey.jobs.endings import Completed, Ending, Failed, Lost, Starved, Stopped, Superseded
 from purvey.jobs.hooks import JobHooks
 from purvey.jobs.job_folder import JobFolder
 from purvey.jobs.launcher import JobLauncher
@@ -29,7 +33,7 @@ from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.failures import storage_error
 from purvey.store.sweeper import collect_artifact
-from purvey.telemetry import metrics
+from purvey.telemetry import alarms, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +46,10 @@ class RunConfig:
         lease_s: Longest silence of a worker before it is taken for dead.
         heartbeat_s: How often a worker reports; well below `lease_s`.
         stop_grace_s: How long a worker may take to stop once asked.
-        max_attempts: Attempts before a job whose workers are lost fails.
+        max_attempts: Attempts that may be lost in a row without a checkpoint that is further on.
         num_threads: Compute threads of one worker.
-        failpoints: Plan for the worker of a job's first attempt; empty but in tests.
+        stall_s: Time that any training step may take; see `worker.watchdog`.
+        failpoints: Plan for the worker that is a job's first; empty but in tests.
     """
 
     lease_s: float = 30.0
@@ -52,6 +57,7 @@ class RunConfig:
     stop_grace_s: float = 15.0
     max_attempts: int = 3
     num_threads: int = 1
+    stall_s: float = 300.0
     failpoints: str = ""
 
 
@@ -77,7 +83,7 @@ class Run:
         self._parts = parts
         self._folder = JobFolder(parts.folder, job.id)
         self._attempt: Attempt | None = None
-        self._is_handing_back = False
+        self._handing_back = asyncio.Event()
         self._compute_s = 0.0
 
     async def finish(self) -> verdict.Verdict | None:
@@ -85,6 +91,8 @@ class Run:
 
         Returns:
             The verdict, or None when another attempt has taken over.
+
+        A verdict that a full disk has no room for waits, and the worker's place with it.
 
         Raises:
             CapacityError: The verdict could not be stored; the job's lease will run out.
@@ -110,7 +118,7 @@ class Run:
 
     async def hand_back(self) -> None:
         """Have the worker write a checkpoint and stop; the job returns to the queue."""
-        self._is_handing_back = True
+        self._handing_back.set()
         if self._attempt is not None:
             await self._attempt.stop("hand_back")
 
@@ -118,7 +126,7 @@ class Run:
         spec = await self._prepare()
         if isinstance(spec, Failed):
             return spec
-        if self._is_handing_back:
+        if self._handing_back.is_set():
             return Stopped(reason="hand_back")
         job_id, lease_s = self.job.id, self._parts.config.lease_s
         told_step = await self._parts.database.read(lambda conn: events.told_step(conn, job_id))
@@ -154,7 +162,7 @@ class Run:
 
     async def _obey(self, attempt: Attempt) -> None:
         """Tell the worker what its owner wants, also when a read or a ring was missed."""
-        if self._is_handing_back:
+        if self._handing_back.is_set():
             await attempt.stop("hand_back")
         with self._parts.bell.listen(wishes_for(self.job.id)) as heard:
             while True:
@@ -163,8 +171,10 @@ class Run:
                     job = await self._parts.database.read(lambda conn: jobs.find(conn, self.job.id))
                     if job.wanted != "run":
                         await attempt.stop(job.wanted)
+                # Not `wait_for`: a ring that comes with the cancellation makes it lose that one.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(heard.wait(), self._parts.config.heartbeat_s)
+                    async with asyncio.timeout(self._parts.config.heartbeat_s):
+                        await heard.wait()
 
     async def _prepare(self) -> JobSpec | Failed:
         """Resolve inputs, choose the checkpoint, make the folders."""
@@ -172,6 +182,8 @@ class Run:
         inputs = await parts.database.read(lambda conn: parts.hooks.prepare(conn, job))
         saved = await parts.database.read(lambda conn: checkpoints.newest(conn, job.id))
         point = await asyncio.to_thread(resume.choose, saved, self._folder)
+        for checkpoint in point.corrupt:
+            alarms.integrity_failed("checkpoint", checkpoint_id=checkpoint.id, job_id=job.id)
         await self._tell_start(point)
         if point.is_lost:
             return Failed(failure=_all_corrupt(len(point.corrupt)))
@@ -193,24 +205,17 @@ class Run:
             else None,
             num_threads=parts.config.num_threads,
             heartbeat_interval_s=parts.config.heartbeat_s,
-            failpoints=parts.config.failpoints if job.attempt == 1 else "",
+            stall_s=parts.config.stall_s,
+            failpoints=parts.config.failpoints if job.fence == 1 else "",
         )
 
     async def _tell_start(self, point: resume.ResumePoint) -> None:
-        told: list[tuple[events.Level, str]] = [
-            (
-                "warn",
-                f"checkpoint_corrupt: passed over the damaged checkpoint of step {c.step}.",
-            )
-            for c in point.corrupt
-        ]
-        start = f"Attempt {self.job.attempt} starts"
-        if point.checkpoint is not None:
-            start = f"{start} from the checkpoint of step {point.checkpoint.step}"
-        if not point.is_lost:
-            told.append(("info", f"{start}."))
-        await self._parts.database.write(
-            lambda conn: [
+        told = point.story(attempt=self.job.attempt)
+
+        def write(conn: Connection) -> None:
+            if point.num_gone:
+                checkpoints.forget(conn, self.job.id, fence=self.job.fence)
+            for level, message in told:
                 events.append(
                     conn,
                     self.job.id,
@@ -221,9 +226,8 @@ class Run:
                     now=self._parts.clock.now(),
                     fence=self.job.fence,
                 )
-                for level, message in told
-            ]
-        )
+
+        await self._parts.database.write(write)
         self._parts.bell.ring(events_of(self.job.id))
 
     async def _deliver(self, ending: Completed) -> verdict.Verdict | None:
@@ -241,8 +245,24 @@ class Run:
         parts = self._parts
         if isinstance(ending, Superseded):
             raise StaleFencingTokenError("another attempt holds the lease")
-        decided = await parts.database.write(
-            lambda conn: verdict.record(
+        if isinstance(ending, Failed) and ending.failure.code == IntegrityError.code:
+            alarms.integrity_failed("job_input", job_id=self.job.id)
+        if isinstance(ending, Failed) and ending.failure.code == InsufficientStorageError.code:
+            # What it was writing goes first: the verdict may need that room.
+            room = await asyncio.to_thread(self._folder.make_room)
+            ending = Starved(needed_bytes=room)
+        decided = await self._record(ending, artifact)
+        failpoints.reach("job.terminal")
+        parts.bell.ring(events_of(self.job.id))
+        await asyncio.to_thread(self._folder.leave, decided.to)
+        return decided
+
+    async def _record(self, ending: Ending, artifact: Artifact | None) -> verdict.Verdict:
+        """Write the verdict; on a full disk wait for room, at most until the server stops."""
+        parts = self._parts
+
+        def work(conn: Connection) -> verdict.Verdict:
+            return verdict.record(
                 conn,
                 self.job,
                 ending,
@@ -252,11 +272,17 @@ class Run:
                 compute_s=self._compute_s,
                 artifact=artifact,
             )
-        )
-        failpoints.reach("job.terminal")
-        parts.bell.ring(events_of(self.job.id))
-        await asyncio.to_thread(self._folder.leave, decided.to)
-        return decided
+
+        while True:
+            try:
+                return await parts.database.write(work)
+            except InsufficientStorageError:
+                if self._handing_back.is_set():
+                    raise
+                logger.warning("job.verdict_waits", extra={"job_id": self.job.id})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(parts.config.lease_s / 10):
+                    await self._handing_back.wait()
 
 
 def _failure_of(error: PurveyError) -> JobFailed:

@@ -5,7 +5,7 @@ job (`cancel`, `pause`) is written down and the supervisor told; the job moves w
 has stopped.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal, Unpack
 
 from sqlalchemy import Connection
@@ -108,6 +108,8 @@ class JobService:
     async def pause(self, project_id: str, job_id: str) -> JobRecord:
         """Set a job aside; a running one writes a checkpoint first.
 
+        One that a full disk has set aside does not go on by itself any more.
+
         Raises:
             NotFoundError: No such job, or another project's.
             ConflictError: The job has ended, is paused, or is being cancelled.
@@ -127,7 +129,8 @@ class JobService:
             if job.status != "paused":
                 raise ConflictError(f"the job is {job.status}; only a paused job can be resumed.")
             self._tell(conn, job_id, "The job is resumed.")
-            return jobs.move(conn, job_id, to="queued", now=self._clock.now(), wanted="run")
+            now = self._clock.now()
+            return jobs.move(conn, job_id, to="queued", now=now, wanted="run", error=None)
 
         job = await self._database.write(work)
         self._bell.ring(QUEUE)
@@ -158,7 +161,7 @@ class JobService:
 
     async def follow(
         self, project_id: str, job_id: str, after_seq: int = 0
-    ) -> AsyncIterator[JobEventRecord]:
+    ) -> AsyncGenerator[JobEventRecord]:
         """Yield events in order as they are written, until the job has ended.
 
         Raises:
@@ -219,17 +222,19 @@ class JobService:
             if job.wanted != wish:
                 self._tell(conn, job_id, f"The job will {wish} at its next safe point.")
             return jobs.want(conn, project_id, job_id, wish)
-        return self._end_waiting(conn, job_id, wish)
+        return self._end_waiting(conn, job, wish)
 
-    def _end_waiting(self, conn: Connection, job_id: str, wish: Wish) -> JobRecord:
-        now = self._clock.now()
+    def _end_waiting(self, conn: Connection, job: JobRecord, wish: Wish) -> JobRecord:
+        now, job_id, project_id = self._clock.now(), job.id, job.project_id
         if wish == "pause":
             self._tell(conn, job_id, "The job is paused.")
+            if job.status == "paused":
+                return jobs.hold(conn, project_id, job_id)
             return jobs.move(conn, job_id, to="paused", now=now, wanted="pause")
         self._tell(conn, job_id, "The job is cancelled.")
-        job = jobs.move(conn, job_id, to="cancelled", now=now, wanted="cancel")
-        self._ended(conn, job)
-        return job
+        ended = jobs.move(conn, job_id, to="cancelled", now=now, wanted="cancel", error=None)
+        self._ended(conn, ended)
+        return ended
 
     def _tell(self, conn: Connection, job_id: str, message: str) -> None:
         events.append(
@@ -254,8 +259,9 @@ def _check_room(conn: Connection, project_id: str) -> None:
 def _check_wish(job: JobRecord, wish: Wish) -> None:
     if job.status in TERMINAL:
         raise ConflictError(f"the job is {job.status} and cannot be changed any more.")
-    if wish == "pause" and (job.status == "paused" or job.wanted == "cancel"):
-        state = "paused already" if job.status == "paused" else "being cancelled"
+    is_held = job.status == "paused" and (job.wanted == "pause" or job.needed_bytes is None)
+    if wish == "pause" and (is_held or job.wanted == "cancel"):
+        state = "paused already" if is_held else "being cancelled"
         raise ConflictError(f"the job is {state}.")
     if wish == "pause" and job.status == "validating_files":
         raise ConflictError("the job is validating_files; it can be paused once it is queued.")

@@ -2,14 +2,18 @@
 
 One supervisor per database. It owns every run: a job that is `running` in the database and not
 here was left by a server that died, or by a run whose verdict could not be stored; both are
-found by their lease and settled as lost.
+found by their lease and settled as lost. A job that a full disk has set aside says in its row
+what it waits for, and is looked at as often.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
@@ -23,9 +27,11 @@ from purvey.jobs.hooks import JobHooks
 from purvey.jobs.job_folder import JobFolder
 from purvey.jobs.launcher import JobLauncher
 from purvey.jobs.run import Run, RunConfig, RunParts
-from purvey.store import jobs
+from purvey.store import events, jobs
 from purvey.store.artifacts import Artifacts
 from purvey.store.database import Database
+from purvey.store.disk import free_bytes
+from purvey.store.failures import storage_error
 from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -76,6 +82,8 @@ class Supervisor:
         self._max_running, self._backoff_s = max_running, backoff_s
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._resting: dict[str, float] = {}  # job id to loop time of its next attempt
+        self._hungry: dict[str, float] = {}  # as much of what waits for room, to look at it again
+        self._astray: dict[str, float] = {}  # job id to loop time when it was seen to have no run
         self._is_draining = False
         self._serving: asyncio.Task[None] | None = None
 
@@ -87,12 +95,15 @@ class Supervisor:
     async def start(self) -> None:
         """Recover what a dead server left, then begin to give out jobs.
 
+        One that cannot be settled, on a full disk, is found again by its lease.
+
         Raises:
-            CapacityError: The database refused.
+            CapacityError: The database could not be read.
         """
         lost = Lost(why="the server stopped while it ran")
         for job in await self._parts.database.read(jobs.running):
-            await self._recover(job, lost)
+            with _fence("jobs.start", job_id=job.id):
+                await self._recover(job, lost)
         self._serving = asyncio.create_task(self._serve(), name="supervisor")
 
     async def drain(self, *, timeout_s: float) -> None:
@@ -125,6 +136,7 @@ class Supervisor:
                 heard.clear()
                 with _fence("jobs.supervisor"):
                     await self._sweep()
+                    await self._feed()
                     await self._fill()
                 await self._rest(heard)
 
@@ -134,16 +146,69 @@ class Supervisor:
         # An attempt that is due and has no place waits for one: a place that is left is news.
         has_place = len(self._runs) < self._max_running
         due = [at for at in self._resting.values() if has_place or at > now]
+        due += [at for at in self._hungry.values() if at > now]
         wait_s = min([*due, now + self._parts.config.lease_s]) - now
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(heard.wait(), max(wait_s, 0.01))
+            async with asyncio.timeout(max(wait_s, 0.01)):
+                await heard.wait()
 
     async def _sweep(self) -> None:
+        """Settle jobs that run in the database and not here, once their lease has run out.
+
+        By the clock that leases are written with, or by having been seen astray for as long: a
+        wall clock that was set back would keep such a job for all that time.
+        """
         now = self._parts.clock.now()
-        expired = await self._parts.database.read(lambda conn: jobs.expired(conn, now))
-        for job in expired:
-            if job.id not in self._runs:
+        running, expired = await self._parts.database.read(
+            lambda conn: (jobs.running(conn), jobs.expired(conn, now))
+        )
+        over = self._long_astray(running) | {job.id for job in expired}
+        for job in running:
+            if job.id in over and job.id not in self._runs:
                 await self._recover(job, Lost(why="its lease ran out"))
+
+    def _long_astray(self, running: list[JobRecord]) -> set[str]:
+        now = asyncio.get_running_loop().time()
+        astray = [job.id for job in running if job.id not in self._runs]
+        self._astray = {job_id: self._astray.get(job_id, now) for job_id in astray}
+        lease_s = self._parts.config.lease_s
+        return {job_id for job_id, since in self._astray.items() if now - since >= lease_s}
+
+    async def _feed(self) -> None:
+        """Let go on what a full disk has set aside, as far as there is room for each of them."""
+        starved = await self._parts.database.read(jobs.starved)
+        if not starved:
+            return
+        now = asyncio.get_running_loop().time()
+        self._hungry = {job_id: due for job_id, due in self._hungry.items() if due > now}
+        free = await asyncio.to_thread(self._free_bytes)
+        for job in starved:
+            needed = job.needed_bytes or 0
+            if job.id not in self._hungry and needed <= free:
+                free -= needed
+                await self._parts.database.write(functools.partial(self._go_on, job_id=job.id))
+                self._parts.bell.ring(events_of(job.id))
+
+    def _free_bytes(self) -> int:
+        try:
+            return free_bytes(self._parts.folder)
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def _go_on(self, conn: Connection, *, job_id: str) -> None:
+        job, now = jobs.find(conn, job_id), self._parts.clock.now()
+        if job.needed_bytes is None or job.wanted != "run":
+            return  # its owner was faster
+        events.append(
+            conn,
+            job_id,
+            kind="message",
+            level="info",
+            message="There is room on the disk again; the job goes on.",
+            data={},
+            now=now,
+        )
+        jobs.move(conn, job_id, to="queued", now=now, error=None)
 
     async def _fill(self) -> None:
         while len(self._runs) < self._max_running and not self._is_draining:
@@ -203,6 +268,9 @@ class Supervisor:
         if decided is None:
             return
         logger.info("job.left_worker", extra={"job_id": job.id, "status": decided.to})
+        if decided.is_starved:  # a quota can be used up on a disk that has room
+            looked_at = asyncio.get_running_loop().time() + self._parts.config.lease_s
+            self._hungry[job.id] = looked_at
         if decided.is_retry:
             wait_s = min(self._backoff_s * 2 ** (job.attempt - 1), _LONGEST_BACKOFF_S)
             self._resting[job.id] = asyncio.get_running_loop().time() + wait_s

@@ -7,8 +7,8 @@ from sqlalchemy import Connection
 
 from purvey.contracts.jobs import TERMINAL, JobFailed, JobStatus
 from purvey.contracts.records import JobRecord
-from purvey.errors import WorkerCrashedError
-from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
+from purvey.errors import InsufficientStorageError, WorkerCrashedError
+from purvey.jobs.endings import Completed, Ending, Failed, Lost, Starved, Stopped, Superseded
 from purvey.jobs.hooks import JobHooks
 from purvey.store import events, jobs
 from purvey.store.artifacts import Artifact
@@ -22,7 +22,8 @@ class Verdict:
         to: The new status.
         level: Of the event.
         message: Of the event.
-        error: `code`, `message`, `param`, when it failed.
+        error: `code`, `message`, `param`, when it failed; of a job that waits for room on the
+            disk also `needed_bytes`.
         is_counted: Whether the attempt counts against the most allowed.
         is_retry: Whether it waits a little in the queue before the next attempt.
     """
@@ -30,16 +31,21 @@ class Verdict:
     to: JobStatus
     level: Literal["info", "warn", "error"]
     message: str
-    error: dict[str, str | None] | None = None
+    error: dict[str, str | int | None] | None = None
     is_counted: bool = True
     is_retry: bool = False
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether the job waits for room on the disk."""
+        return self.to == "paused" and self.error is not None
 
 
 def decide(job: JobRecord, ending: Ending, *, max_attempts: int) -> Verdict:
     """Decide from the ending and from what the owner wants by now.
 
-    A wish to cancel wins over every ending. Pausing and handing back cost no attempt; a lost
-    worker, and a server that died with it, do.
+    A wish to cancel wins over every ending. Pausing, handing back and a full disk cost no
+    attempt; a lost worker, and a server that died with it, do.
     """
     assert not isinstance(ending, Superseded), "a superseded attempt decides nothing"  # noqa: S101
     if job.wanted == "cancel":
@@ -49,6 +55,8 @@ def decide(job: JobRecord, ending: Ending, *, max_attempts: int) -> Verdict:
             return Verdict(to="succeeded", level="info", message="The job has succeeded.")
         case Stopped():
             return _after_stop(job)
+        case Starved(needed_bytes=needed_bytes):
+            return _after_stop(job) if job.wanted == "pause" else _set_aside(needed_bytes)
         case Failed(failure=failure):
             return _after_failure(job, failure, max_attempts=max_attempts)
         case Lost(why=why):
@@ -99,7 +107,7 @@ def record(
         kind="message",
         level=verdict.level,
         message=verdict.message,
-        data={},
+        data=dict(verdict.error or {}) if verdict.is_starved else {},
         now=now,
         fence=job.fence,
     )
@@ -117,13 +125,32 @@ def _after_stop(job: JobRecord) -> Verdict:
     return Verdict(to="queued", level="info", message=message, is_counted=False)
 
 
+def _set_aside(needed_bytes: int) -> Verdict:
+    message = (
+        "The disk is full. The job is paused, and goes on by itself once "
+        f"{-(-needed_bytes // 2**20):,} MiB are free."
+    )
+    code = InsufficientStorageError.code
+    return Verdict(
+        to="paused",
+        level="warn",
+        message=f"{code}: {message}",
+        error={"code": code, "message": message, "param": None, "needed_bytes": needed_bytes},
+        is_counted=False,
+    )
+
+
 def _after_failure(job: JobRecord, failure: JobFailed, *, max_attempts: int) -> Verdict:
     if failure.is_transient and job.wanted == "pause":
         return _after_stop(job)
     if failure.is_transient and job.attempt < max_attempts:
         message = f"Attempt {job.attempt} of {max_attempts} was lost: {failure.message}"
         return Verdict(to="queued", level="warn", message=message, is_retry=True)
-    error = {"code": failure.code, "message": failure.message, "param": failure.param}
+    error: dict[str, str | int | None] = {
+        "code": failure.code,
+        "message": failure.message,
+        "param": failure.param,
+    }
     message = f"The job has failed: {failure.message}"
     return Verdict(to="failed", level="error", message=message, error=error)
 

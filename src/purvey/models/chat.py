@@ -1,28 +1,22 @@
-"""Conversations to tokens: a model's chat template, in an immutable sandbox.
+"""Conversations to tokens: a model's chat template, rendered in a parse process.
 
 What a user writes can never become a special token, nor another token that the template
 writes itself (`chat_guard.py`).
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.parse import ChatRendered, Prefix, RenderChat
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.chat_guard import Guard
 from purvey.models.folder.json_file import read_optional_object
 from purvey.models.tokenizer import Tokenizer
+from purvey.parse.parser import PARSER, Parser
 
 TEMPLATE_NAME = "chat_template.jinja"
 DEFAULT_TEMPLATE = (
@@ -42,7 +36,8 @@ PLAIN_TEMPLATE = (
 )
 """For a foreign tokenizer that has no tokens for turns: the end token ends an answer."""
 _PROBE = "answer-0"
-_MAX_RENDERED_CHARS = 2 * LIMITS.prompt_chars
+_PREFIXES = 32
+"""Beginnings of a conversation that are rendered by one question, in the time of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,30 +55,31 @@ class ChatTemplate:
         source: Jinja text.
         bos_token: Text of the begin token.
         eos_token: Text of the end token.
+        parser: Compiles and renders it.
+
+    Raises:
+        InvalidCheckpointError: It does not compile.
     """
 
-    def __init__(self, source: str, *, bos_token: str | None, eos_token: str | None) -> None:
+    def __init__(
+        self, source: str, *, bos_token: str | None, eos_token: str | None, parser: Parser = PARSER
+    ) -> None:
         self.source = source
+        self._parser = parser
         self._written = " ".join((source, bos_token or "", eos_token or ""))
-        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            message = f"the chat template is not usable: {error}."
-            raise InvalidCheckpointError(message, param="model") from None
+        self._bos_token, self._eos_token = bos_token or "", eos_token or ""
+        parser.check_template(source)
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate | None":
         """Read `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
 
         Raises:
-            InvalidCheckpointError: The template does not compile.
+            InvalidCheckpointError: The template is no text, too long, or does not compile.
         """
         path = folder / TEMPLATE_NAME
         if path.is_file():
-            if path.stat().st_size > LIMITS.row_bytes:
-                raise InvalidCheckpointError(f"{TEMPLATE_NAME} is too large.", param="model")
-            return cls.for_tokenizer(path.read_text(encoding="utf-8"), tokenizer)
+            return cls.for_tokenizer(_read(path), tokenizer)
         found = read_optional_object(folder / "tokenizer_config.json").get("chat_template")
         if isinstance(found, list):
             named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
@@ -108,20 +104,9 @@ class ChatTemplate:
 
         Raises:
             InvalidValueError: The template refuses the conversation, or its output is too long.
+            InvalidCheckpointError: The template takes too much time or memory.
         """
-        plain = [_as_dict(message) for message in messages]
-        try:
-            stream = self._template.generate(
-                messages=plain,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            )
-            return _join(stream)
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            message = f"the model's chat template refuses the conversation: {str(error)[:200]}."
-            raise InvalidValueError(message, param="messages") from None
+        return self._rendered(messages, add_generation_prompt=add_generation_prompt).text
 
     def encode(
         self,
@@ -146,8 +131,7 @@ class ChatTemplate:
                 of the conversation differently once the answer is known.
         """
         guard = self._guard(messages, tokenizer)
-        whole = self.render(guard.messages, add_generation_prompt=False)
-        spans = self._answers(guard, whole)
+        whole, spans = self._answers(guard)
         if not spans:
             message = "a conversation needs an assistant turn that the chat template keeps."
             raise InvalidValueError(message, param="messages")
@@ -188,81 +172,52 @@ class ChatTemplate:
         control = tokenizer.with_control_tokens(self._written)
         return Guard(messages, control, own_tokens=tokenizer.special_tokens)
 
-    def _answers(self, guard: Guard, whole: str) -> list[tuple[int, int]]:
-        """Find start and end of every assistant turn in the rendered conversation."""
-        spans = []
-        for index, message in enumerate(guard.messages):
-            if message.role != "assistant":
-                continue
-            before = self.render(guard.messages[:index], add_generation_prompt=True)
-            after = self.render(guard.messages[: index + 1], add_generation_prompt=False)
-            if whole.startswith(before) and whole.startswith(after):
-                spans.append((len(before), guard.end_of_turn(after)))
-        return [(start, end) for start, end in spans if start < end]
+    def _answers(self, guard: Guard) -> tuple[str, list[tuple[int, int]]]:
+        """Render a conversation; return it with start and end of every assistant turn in it."""
+        turns = [i for i, message in enumerate(guard.messages) if message.role == "assistant"]
+        prefixes = [
+            Prefix(num_messages=turn + is_after, add_generation_prompt=not is_after)
+            for turn in turns
+            for is_after in (False, True)
+        ]
+        whole, edges = "", list[int | None]()
+        for first in range(0, max(1, len(prefixes)), _PREFIXES):
+            some = tuple(prefixes[first : first + _PREFIXES])
+            found = self._rendered(guard.messages, add_generation_prompt=False, prefixes=some)
+            whole = found.text if first == 0 else whole
+            edges += found.prefix_chars
+        spans = [
+            (start, guard.end_of_turn(whole[:end]))
+            for start, end in zip(edges[::2], edges[1::2], strict=True)
+            if start is not None and end is not None
+        ]
+        return whole, [(start, end) for start, end in spans if start < end]
+
+    def _rendered(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool,
+        prefixes: tuple[Prefix, ...] = (),
+    ) -> ChatRendered:
+        return self._parser.render(
+            RenderChat(
+                source=self.source,
+                bos_token=self._bos_token,
+                eos_token=self._eos_token,
+                messages=tuple(messages),
+                add_generation_prompt=add_generation_prompt,
+                prefixes=prefixes,
+            )
+        )
 
 
-class _Generation(Extension):
-    """`{% generation %}` marks answers for other tools; the text inside is printed as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the marked statements themselves."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox, in which text and lists cannot be multiplied into gigabytes."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: object, right: object
-    ) -> object:
-        """Allow products of numbers only; templates have no use for others."""
-        numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        if operator == "**" or not numbers:
-            raise jinja2.exceptions.SecurityError(f"{operator!r} is not allowed here")
-        product: object = super().call_binop(context, operator, left, right)
-        return product
-
-
-def _environment() -> jinja2.Environment:
-    environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    return environment
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 (the signature templates expect)
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _as_dict(message: ChatMessage) -> dict[str, Any]:
-    named = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **named}
-
-
-def _join(stream: Any) -> str:  # noqa: ANN401 (jinja2's untyped iterator of strings)
-    pieces, num_chars = [], 0
-    for piece in stream:
-        num_chars += len(piece)
-        if num_chars > _MAX_RENDERED_CHARS:
-            raise ValueError("its output is too long")
-        pieces.append(piece)
-    return "".join(pieces)
+def _read(path: Path) -> str:
+    """Return a template's text; one that is far too long is not read whole."""
+    with path.open("rb") as stream:
+        data = stream.read(4 * LIMITS.template_chars + 1)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        message = f"{path.name} is too long, or not UTF-8."
+        raise InvalidCheckpointError(message, param="model", hint="Write it as UTF-8.") from None

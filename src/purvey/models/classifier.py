@@ -28,8 +28,9 @@ from purvey.models.folder.safetensors_file import (
     why_unstorable,
     write_tensors,
 )
-from purvey.models.images import image_tensor
+from purvey.models.images import ImageReader
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
+from purvey.parse.parser import PARSER, ImageDecoder
 
 Prepared = tuple[Tensor, ...]
 """One input as tensors, before it is joined with others into a batch."""
@@ -60,24 +61,22 @@ class Classifier:
         """Weights."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def prepare(self, inputs: NamedInputs) -> Prepared:
+    def prepare(self, inputs: NamedInputs, *, decoder: ImageDecoder = PARSER) -> Prepared:
         """Turn one input into tensors; costly work (decoding, hashing) happens here.
+
+        Args:
+            inputs: Values by the names that the manifest declares.
+            decoder: What decodes images.
 
         Raises:
             InvalidValueError: An input is missing, unknown, of another kind, or broken.
         """
-        declared = self.manifest.inputs
-        for name in inputs:
-            if name not in declared:
-                known = ", ".join(declared)
-                raise InvalidValueError(f"unknown input {name!r}; expected: {known}.", param=name)
-        for name in declared:
-            if name not in inputs:
-                raise InvalidValueError(f"the input {name!r} is missing.", param=name)
-        if self.manifest.family == TEXT_NGRAMS:
-            ((name, spec),) = declared.items()
-            return self._featurised(inputs[name], spec, name)
-        return tuple(_tensor(inputs[name], spec, name) for name, spec in declared.items())
+        return self._prepared(inputs, ImageReader(decoder))
+
+    def prepare_all(self, rows: Sequence[NamedInputs]) -> list[Prepared]:
+        """As `prepare`, for the inputs of one request: their images share what one may cost."""
+        images = ImageReader()
+        return [self._prepared(inputs, images) for inputs in rows]
 
     def collate(self, items: Sequence[Prepared]) -> tuple[Tensor, ...]:
         """Join prepared inputs into the tensors that `logits` takes."""
@@ -107,6 +106,20 @@ class Classifier:
         """Return the same network with other words about it (temperature, report, lineage)."""
         manifest = msgspec.structs.replace(self.manifest, **changes)
         return Classifier(manifest=manifest, module=self.module, source=self.source)
+
+    def _prepared(self, inputs: NamedInputs, images: ImageReader) -> Prepared:
+        declared = self.manifest.inputs
+        for name in inputs:
+            if name not in declared:
+                known = ", ".join(declared)
+                raise InvalidValueError(f"unknown input {name!r}; expected: {known}.", param=name)
+        for name in declared:
+            if name not in inputs:
+                raise InvalidValueError(f"the input {name!r} is missing.", param=name)
+        if self.manifest.family == TEXT_NGRAMS:
+            ((name, spec),) = declared.items()
+            return self._featurised(inputs[name], spec, name)
+        return tuple(_tensor(inputs[name], spec, name, images) for name, spec in declared.items())
 
     def _featurised(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
         assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
@@ -251,14 +264,14 @@ def _check_storable(network: nn.Module, reference: str) -> None:
             )
 
 
-def _tensor(value: PlainInput, spec: InputSpec, name: str) -> Tensor:
+def _tensor(value: PlainInput, spec: InputSpec, name: str, images: ImageReader) -> Tensor:
     """Turn one input of a user's module into a tensor of fixed shape.
 
     Text is padded to its `max_bytes`, not to its neighbours' length: so a row's result cannot
     depend on the batch it shares.
     """
     if isinstance(spec, ImageSpec) and isinstance(value, ImageInput):
-        return image_tensor(value.data, spec, param=name)
+        return images.tensor(value.data, spec, param=name)
     if isinstance(spec, TextSpec) and isinstance(value, TextInput):
         codes = [byte + 1 for byte in value.text.encode("utf-8", "replace")[: spec.max_bytes]]
         return torch.tensor(codes + [0] * (spec.max_bytes - len(codes)), dtype=torch.int64)

@@ -83,9 +83,16 @@ def inject(decoder: Decoder, config: LoraConfig, *, generator: torch.Generator) 
 
 
 def merge(decoder: Decoder) -> None:
-    """Fold every adapter into its layer, in place; all parameters become trainable again."""
+    """Fold every adapter into its layer, in place; all parameters become trainable again.
+
+    Raises:
+        InvalidCheckpointError: A weight is not finite any more; the decoder must not be used.
+    """
     for name, layer in list(adapters(decoder)):
-        decoder.set_submodule(name, layer.merged())
+        merged = layer.merged()
+        if not bool(torch.isfinite(merged.weight).all()):
+            raise _refusal(f"makes the weights of {name!r} overflow")
+        decoder.set_submodule(name, merged)
     decoder.requires_grad_(requires_grad=True)
 
 
@@ -137,6 +144,8 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         InvalidCheckpointError: Not a plain LoRA, or a tensor does not fit the base.
     """
     rank, scale = _read_config(folder)
+    if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
+        raise _refusal(f"has no {ADAPTER_WEIGHTS_NAME}")
     tensors = read_tensors(folder / ADAPTER_WEIGHTS_NAME)
     pairs = _pairs(tensors)
     decoder.requires_grad_(requires_grad=False)

@@ -6,6 +6,7 @@ Python files, keys that name classes) is refused, whether or not anything would 
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,17 @@ MODEL_TYPES: tuple[str, ...] = get_args(DecoderFamily)
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 1_000
 REFUSED_ENDINGS = frozenset({
-    ".bin", ".ckpt", ".gguf", ".ggml", ".gz", ".h5", ".hdf5", ".joblib", ".keras", ".mar",
-    ".msgpack", ".nemo", ".npy", ".npz", ".onnx", ".pb", ".pickle", ".pkl", ".pt", ".pth",
-    ".py", ".pyc", ".sh", ".so", ".tar", ".zip",
+    ".7z", ".bin", ".bz2", ".ckpt", ".dill", ".dll", ".gguf", ".ggml", ".gz", ".h5", ".hdf5",
+    ".joblib", ".keras", ".mar", ".msgpack", ".nemo", ".npy", ".npz", ".onnx", ".onnx_data", ".pb",
+    ".pdmodel", ".pdparams", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so", ".tar",
+    ".tflite", ".tgz", ".xz", ".zip",
 })  # fmt: skip
+_REFUSED_HEADS = re.compile(
+    rb"\x80[\x02-\x05]|PK[\x03\x05]|\x89HDF|\x93NUMPY|GGUF|\x1f\x8b|\x7fELF|.{257}ustar", re.DOTALL
+)
+"""How pickles, zips, HDF5, arrays, archives and programs begin, whatever they are called."""
+_HEAD_BYTES = 512
+MAX_INNER_FILES = 10_000
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "_target_"})
 _CHUNK_BYTES = 2**20
 
@@ -100,8 +108,9 @@ def _lies_under(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _plain_files(folder: Path, roots: Sequence[Path]) -> list[Path]:
-    """List the folder's own files; folders in it are never read, so they are let be."""
+    """List the folder's own files; those of folders in it are never read."""
     files = []
+    _require_plain_names(folder)
     for entry in sorted(folder.iterdir()):
         target = entry.resolve()
         if not _lies_under(target, roots):
@@ -110,12 +119,26 @@ def _plain_files(folder: Path, roots: Sequence[Path]) -> list[Path]:
             continue
         if not target.is_file():
             raise _invalid(f"{entry.name!r} is no regular file.")
-        if entry.suffix.lower() in REFUSED_ENDINGS:
-            raise _invalid(f"{entry.name!r} could carry code or is no known format; remove it.")
+        with entry.open("rb") as file:
+            if not _is_weights(entry) and _REFUSED_HEADS.match(file.read(_HEAD_BYTES)):
+                raise _code_carrier(entry)
         files.append(entry)
     if len(files) > MAX_FILES:
         raise _invalid(f"the folder holds more than {MAX_FILES} files.")
     return files
+
+
+def _require_plain_names(folder: Path) -> None:
+    """Refuse by name what could carry code, in folders inside too: an engine refuses to load it."""
+    for number, path in enumerate(folder.rglob("*")):
+        if number >= MAX_INNER_FILES:
+            raise _invalid(f"the folder and those in it hold more than {MAX_INNER_FILES} files.")
+        if path.suffix.lower() in REFUSED_ENDINGS and not path.is_dir():
+            raise _code_carrier(path)
+
+
+def _code_carrier(path: Path) -> InvalidCheckpointError:
+    return _invalid(f"{path.name!r} could carry code or is no known format; remove it.")
 
 
 def _is_weights(path: Path) -> bool:
@@ -149,6 +172,8 @@ def _require_no_code_keys(path: Path, value: object) -> None:
 def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise _invalid("the folder holds an adapter; merge it into its base first.")
         _require_decoder(folder, headers)
         return ModelManifest(family="decoder", task="text-generation")
     try:

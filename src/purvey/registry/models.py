@@ -14,13 +14,21 @@ from purvey.contracts.jobs import TERMINAL, TRANSITIONS
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ModelManifest, ModelSource
 from purvey.contracts.records import JobRecord, ModelRecord
-from purvey.errors import ConflictError, IntegrityError, InUseError, ModelNotFoundError
+from purvey.errors import (
+    ConflictError,
+    IntegrityError,
+    InUseError,
+    ModelNotFoundError,
+    NotFoundError,
+)
 from purvey.registry.folder_check import CheckedFolder, check_folder
+from purvey.registry.model_bytes import verify_model
 from purvey.registry.names import trained_name, wanted_name
 from purvey.store import jobs, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
+from purvey.telemetry import alarms
 
 CACHED_RECORDS = 4_096
 
@@ -156,15 +164,20 @@ class ModelRegistry:
         Raises:
             IntegrityError: A stored file is not what was written, or the base is gone.
         """
-        if record.artifact is not None:
-            await asyncio.to_thread(self._artifacts.verify, record.artifact)
-        return await self._database.read(lambda conn: self.source_in(conn, record))
+        try:
+            source = await self._database.read(lambda conn: self.source_in(conn, record))
+            await asyncio.to_thread(verify_model, source)
+        except IntegrityError:
+            alarms.integrity_failed("model", digest=record.digest)
+            raise
+        return source
 
     def source_in(self, conn: Connection, record: ModelRecord) -> ModelSource:
         """Return where a process finds the model, within the caller's transaction.
 
         Raises:
-            IntegrityError: The model is an adapter and its base is gone or another one now.
+            IntegrityError: Its folder is gone; or it is an adapter and its base is gone or
+                another one now.
         """
         base = self.base_of(conn, record)
         return ModelSource(
@@ -189,10 +202,17 @@ class ModelRegistry:
         return base
 
     def folder(self, record: ModelRecord) -> Path:
-        """Return the folder of a model's files."""
+        """Return the folder of a model's files.
+
+        Raises:
+            IntegrityError: It is one of ours, and gone.
+        """
         if record.artifact is None:
             return Path(record.folder)
-        return self._artifacts.folder(record.artifact)
+        try:
+            return self._artifacts.folder(record.artifact)
+        except NotFoundError:
+            raise IntegrityError(f"the files of the model {record.name!r} are gone.") from None
 
     def _insert_folder(
         self, conn: Connection, project_id: str, name: str, checked: CheckedFolder

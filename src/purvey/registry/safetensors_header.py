@@ -3,15 +3,13 @@
 The format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes.
 """
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from purvey.contracts.tensor_header import MAX_HEADER_BYTES, num_elements, parse_header
 from purvey.errors import InvalidCheckpointError
 
-MAX_HEADER_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16,
@@ -42,30 +40,17 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         if size < _LENGTH_BYTES or length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
             raise _invalid(path, f"announces a header of {length} bytes")
         text = file.read(length)
-    entries = {
-        name: _entry(path, name, value)
-        for name, value in _parse(path, text).items()
-        if name != "__metadata__"
-    }
+    entries = {name: _entry(path, name, value) for name, value in _parse(path, text).items()}
     _require_exact_cover(path, entries, num_bytes=size - _LENGTH_BYTES - length)
     return entries
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise _invalid(path, "has a header that is not JSON with unique names") from None
-    if not isinstance(header, dict):
-        raise _invalid(path, "has a header that is no JSON object")
-    return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
+        return parse_header(text)
+    except ValueError as error:
+        what = f"has a header that is not JSON with unique names: {error}"
+        raise _invalid(path, what[:200]) from None
 
 
 def _entry(path: Path, name: str, value: object) -> TensorEntry:
@@ -76,7 +61,8 @@ def _entry(path: Path, name: str, value: object) -> TensorEntry:
             entry = TensorEntry(dtype=dtype, shape=tuple(shape), start=start, end=end)
         case _:
             raise _invalid(path, f"describes tensor {name[:200]!r} in a way that is not known")
-    if (entry.end - entry.start) * 8 != math.prod(entry.shape) * _BITS[dtype]:
+    elements = num_elements(entry.shape)
+    if elements is None or (entry.end - entry.start) * 8 != elements * _BITS[dtype]:
         raise _invalid(path, f"gives tensor {name[:200]!r} bytes that do not match its shape")
     return entry
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from purvey.server.problems import ErrorEnvelope
 
 JSON = "application/json"
+STREAM = "text/event-stream"
 _REFUSALS: dict[int, tuple[str, str, str]] = {
     400: ("The request cannot be accepted.", "invalid_request_error", "invalid_value"),
     401: ("No valid API key.", "invalid_request_error", "invalid_api_key"),
@@ -70,6 +71,16 @@ def another_success(description: str, example: object, *, schema: str) -> dict[s
         "description": description,
         "content": {JSON: {"schema": reference, "example": example}},
     }
+
+
+def also_streamed(example: str) -> dict[str, Any]:
+    """Describe the stream that a success is when it is asked for, for the `extra` of a route.
+
+    Args:
+        example: The last events of such a stream.
+    """
+    content = {STREAM: {"example": example}}
+    return {"responses": {"200": {"content": content}}}
 
 
 def error_schemas() -> dict[str, Any]:

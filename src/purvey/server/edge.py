@@ -20,6 +20,8 @@ from purvey.telemetry import logs, metrics
 logger = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """Status in the log when the client left before its answer."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods that metrics tell apart; a caller may send any of the many that HTTP has."""
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
@@ -59,8 +61,9 @@ class Edge:
             await self._guarded(scope, receive, marked)
             seconds = self._clock.monotonic() - started_at
             template = getattr(scope.get("route"), "path_format", "unmatched")
-            metrics.REQUESTS.labels(template, method, marked.status).inc()
-            metrics.REQUEST_SECONDS.labels(template, method).observe(seconds)
+            label = method if method in METHODS else "other"
+            metrics.REQUESTS.labels(template, label, marked.status).inc()
+            metrics.REQUEST_SECONDS.labels(template, label).observe(seconds)
             logger.info(
                 "request.finished",
                 extra={

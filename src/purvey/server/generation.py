@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,7 +23,12 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ModelRecord
-from purvey.errors import ContextLengthError, MethodUnsupportedError, ShuttingDownError
+from purvey.errors import (
+    ContextLengthError,
+    MethodUnsupportedError,
+    ShuttingDownError,
+    WorkerCrashedError,
+)
 from purvey.server.metering import Tally, metered
 from purvey.server.policy import Call
 from purvey.telemetry import metrics
@@ -35,6 +41,7 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FinishReason = Literal["stop", "length"]
 GenerationKind = Literal["chat", "completion"]
+_Generate = Callable[[Generate], AsyncGenerator[GenerationEvent]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +120,8 @@ async def running(call: Call, asked: Asked) -> AsyncIterator[Running]:
     ):
         check_generates(engine, record, needs_template=asked.needs_template)
         request = Generate(request_id=call.request_id, prompt=asked.prompt, sampling=asked.sampling)
-        events = _bounded(engine, request, call.services.defaults.default_max_tokens)
+        generate = partial(_generated, call, record, engine)
+        events = _bounded(generate, request, call.services.defaults.default_max_tokens)
         followed = _followed(events, tally, call.services.clock.monotonic)
         async with aclosing(followed):
             yield Running(record=record, events=followed)
@@ -177,7 +185,7 @@ def fingerprint(record: ModelRecord) -> str:
 
 
 async def _bounded(
-    engine: EngineClient, request: Generate, default_max_tokens: int
+    generate: _Generate, request: Generate, default_max_tokens: int
 ) -> AsyncGenerator[GenerationEvent]:
     """Generate at most the server's default where the request names no length.
 
@@ -189,7 +197,7 @@ async def _bounded(
         sampling = msgspec.structs.replace(sampling, max_tokens=default_max_tokens)
     attempt = msgspec.structs.replace(request, sampling=sampling)
     try:
-        async with aclosing(_closable(engine.generate(attempt))) as events:
+        async with aclosing(generate(attempt)) as events:
             async for event in events:
                 yield event
     except ContextLengthError:
@@ -197,9 +205,35 @@ async def _bounded(
             raise
     else:
         return
-    async with aclosing(_closable(engine.generate(request))) as events:
+    async with aclosing(generate(request)) as events:
         async for event in events:
             yield event
+
+
+async def _generated(
+    call: Call, record: ModelRecord, engine: EngineClient, request: Generate
+) -> AsyncGenerator[GenerationEvent]:
+    """Generate; one whose turn had not come when the engine died is given to the next engine.
+
+    Only once, and only by the same model: what was told of an answer is never told anew.
+    """
+    has_begun = False
+    try:
+        async with aclosing(_closable(engine.generate(request))) as events:
+            async for event in events:
+                has_begun = True
+                yield event
+    except WorkerCrashedError:
+        if has_begun:
+            raise
+    else:
+        return
+    async with call.services.engines.use(call.project_id, record.name) as (now, following):
+        if now.digest != record.digest:
+            raise WorkerCrashedError("the engine process died, and the model is another one now.")
+        async with aclosing(_closable(following.generate(request))) as events:
+            async for event in events:
+                yield event
 
 
 def _closable(events: AsyncIterator[GenerationEvent]) -> AsyncGenerator[GenerationEvent]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,24 +20,30 @@ from purvey.server.problems import envelope
 from purvey.server.sse import data
 
 logger = logging.getLogger(__name__)
+DONE = b"event: done\ndata: {}\n\n"
 _encode = msgspec.json.Encoder().encode
+_EXAMPLE = JobEventRecord(
+    id="ftevent-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+    job_id="",
+    seq=7,
+    type="metrics",
+    level="info",
+    message="Step 120/400",
+    data={"step": 120, "total_steps": 400, "train_loss": 0.41, "seconds_left": 35.0},
+    created_at=1795467020.0,
+)
 
 Action = Literal["cancel", "pause", "resume"]
 
 
 def events_example(api: JobApi) -> object:
     """Show a page of events in the documentation."""
-    record = JobEventRecord(
-        id="ftevent-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
-        job_id="",
-        seq=7,
-        type="metrics",
-        level="info",
-        message="Step 120/400",
-        data={"step": 120, "total_steps": 400, "train_loss": 0.41, "seconds_left": 35.0},
-        created_at=1795467020.0,
-    )
-    return listing_example(event_shown(record, api))
+    return listing_example(event_shown(_EXAMPLE, api))
+
+
+def streamed_example(api: JobApi) -> str:
+    """Show a stream of events in the documentation."""
+    return (_framed(_EXAMPLE, api) + DONE).decode()
 
 
 def checkpoints_example(job_id: str, api: JobApi) -> object:
@@ -112,9 +119,9 @@ async def send_events(
     *,
     only: Literal["message", "metrics"] | None = None,
 ) -> Response:
-    """Answer with a page of events, or with a stream of all of them."""
+    """Answer with a page of events, or with a stream of all of them, of one type if `only`."""
     if query.stream:
-        return EventStream(_followed(call, job))
+        return EventStream(_followed(call, job, only))
     page = await call.services.jobs.events(
         call.project_id,
         job.id,
@@ -127,15 +134,21 @@ async def send_events(
     return as_json(listing(shown, has_more=page.has_more))
 
 
-async def _followed(call: Call, job: JobRecord) -> AsyncGenerator[bytes]:
+async def _followed(call: Call, job: JobRecord, only: str | None) -> AsyncGenerator[bytes]:
     try:
-        async for event in call.services.jobs.follow(call.project_id, job.id):
-            yield b"event: job.event\ndata: " + _encode(event_shown(event, job.api)) + b"\n\n"
+        async with aclosing(call.services.jobs.follow(call.project_id, job.id)) as events:
+            async for event in events:
+                if only in {None, event.type}:
+                    yield _framed(event, job.api)
     except PurveyError as error:
         logger.warning("stream.failed", extra={"job_id": job.id, "code": error.code})
         yield data(envelope(error))
         return
-    yield b"event: done\ndata: {}\n\n"
+    yield DONE
+
+
+def _framed(event: JobEventRecord, api: JobApi) -> bytes:
+    return b"event: job.event\ndata: " + _encode(event_shown(event, api)) + b"\n\n"
 
 
 def event_shown(event: JobEventRecord, api: JobApi) -> dict[str, Any]:

@@ -28,9 +28,13 @@ class Tally:
 async def metered(call: Call, *, kind: UsageKind, model: str) -> AsyncIterator[Tally]:
     """Tally a request, and record it on the way out however it ended.
 
-    Leaving the block waits until the row is on disk; an error or a client that left is
-    recorded with what was used until then.
+    Leaving the block waits until the row is on disk, or owed where the disk is full; an error
+    or a client that left is recorded with what was used until then.
+
+    Raises:
+        InsufficientStorageError: So many rows are owed that no more work is done.
     """
+    call.services.meter.check_room()
     tally = Tally()
     started_at = call.services.clock.monotonic()
     try:

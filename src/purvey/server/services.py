@@ -8,6 +8,7 @@ from purvey.contracts.clock import Clock
 from purvey.contracts.limits import LIMITS, Limits
 from purvey.jobs.service import JobService
 from purvey.meter.ledger import Meter
+from purvey.network.outbound import Outbound
 from purvey.registry.engines import EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.store.artifacts import Artifacts
@@ -36,6 +37,7 @@ class Services:
     Args:
         started_at: Monotonic seconds at which the server was built.
         is_ready: Whether new work is taken; false while the server starts or drains.
+        outbound: Fetches what callers give the address of.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
     """
 
@@ -48,6 +50,7 @@ class Services:
     jobs: JobService
     models: ModelRegistry
     engines: EnginePool
+    outbound: Outbound
     clock: Clock
     is_ready: Callable[[], bool]
     started_at: float = 0.0

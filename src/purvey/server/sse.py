@@ -28,6 +28,11 @@ def data(value: object) -> bytes:
     return b"data: " + _encode(value) + b"\n\n"
 
 
+def example(chunk: Chunk) -> str:
+    """Show a stream of one chunk in the documentation."""
+    return (data(chunk) + DONE).decode()
+
+
 async def stream(call: Call, chunks: AsyncGenerator[Chunk]) -> EventStream:
     """Answer with a stream of chunks, once the first one is there.
 

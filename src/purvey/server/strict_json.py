@@ -1,11 +1,13 @@
 """JSON without surprises: what two parsers could read differently is refused.
 
 Refused: duplicate keys, NaN and infinities (overflowing numbers included), numbers of too
-many digits, nesting beyond the limit, lone surrogates, anything but UTF-8.
+many digits, nesting beyond the limit, too many values, lone surrogates, anything but UTF-8.
 """
 
 import json
 import math
+import re
+from itertools import islice
 from typing import Any
 
 from purvey.contracts.limits import LIMITS
@@ -21,6 +23,7 @@ def loads(body: bytes) -> Json:
     Raises:
         InvalidJSONError: The body is not JSON, or JSON of the kind refused above.
     """
+    _check_size(body)
     try:
         value = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
@@ -37,6 +40,16 @@ def loads(body: bytes) -> Json:
     if b"\\ud" in body or b"\\uD" in body:
         _check_scalars(value)
     return value
+
+
+def _check_size(body: bytes) -> None:
+    """Refuse what would take many times its bytes, and seconds, once it is parsed."""
+    most = LIMITS.json_values
+    if body.count(b",") + body.count(b"[") + body.count(b"{") <= most:
+        return
+    found = islice(_UP_TO_VALUE.finditer(body), most + 1)
+    if sum(1 for match in found if match.lastindex) > most:
+        raise InvalidJSONError(f"the body has more than {most} values.")
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -114,6 +127,11 @@ def _printable(text: str) -> str | None:
     return text[:64] if _is_scalar_text(text) else None
 
 
+_UP_TO_VALUE = re.compile(
+    rb'(?:"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^,\[{"]++)*+(?:([,\[{])|\Z)', re.DOTALL
+)
+"""Up to the next comma or opening bracket outside of strings, or to the end: no byte is looked at
+twice, whether strings end or not."""
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_float, parse_int=_integer, parse_constant=_constant
 )

@@ -5,6 +5,7 @@ its digest: a folder under its final name is complete, and one without a manifes
 One owner per root: opening it removes what an interrupted removal left.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -26,6 +27,7 @@ from purvey.store.failures import storage_error
 ARTIFACT_MANIFEST = "artifact.json"
 ASIDE = ".leaving-"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_IS_THERE = {errno.ENOTEMPTY, errno.EEXIST}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Artifacts:
         self._root = root
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()  # a digest is not held and set aside at one time
+        self._replacing = threading.Lock()  # one looks at what is there, and removes the damaged
         try:
             root.mkdir(parents=True, exist_ok=True)
             for leftover in root.glob(f"{ASIDE}*"):
@@ -123,6 +126,25 @@ class Artifacts:
         if not _DIGEST.fullmatch(digest) or not (final / ARTIFACT_MANIFEST).exists():
             raise NotFoundError(f"no artifact {digest!r}.")
         return final
+
+    def read(self, digest: str, path: str) -> bytes:
+        """Return one file of an artifact, having checked it against the artifact's name.
+
+        Raises:
+            NotFoundError: No artifact has this digest.
+            IntegrityError: The file, or the manifest that vouches for it, is not what it was.
+        """
+        folder = self.folder(digest)
+        try:
+            manifest, data = (folder / ARTIFACT_MANIFEST).read_bytes(), (folder / path).read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"artifact {digest!r} cannot be read.") from error
+        if hashlib.sha256(manifest).hexdigest() == digest:
+            sha256 = hashlib.sha256(data).hexdigest()
+            files = msgspec.json.decode(manifest, type=ArtifactManifest).files
+            if any((file.path, file.sha256) == (path, sha256) for file in files):
+                return data
+        raise IntegrityError(f"artifact {digest!r} is not what was stored.")
 
     def verify(self, digest: str) -> None:
         """Read every byte of an artifact again.
@@ -183,14 +205,31 @@ class Artifacts:
             raise storage_error(error) from error
 
     def _take_over(self, folder: Path, manifest: ArtifactManifest) -> None:
-        if self._is_whole(manifest.digest()):
-            shutil.rmtree(folder)
-            return
-        final = self._root / manifest.digest()
-        _write_manifest(folder, manifest)
-        shutil.rmtree(final, ignore_errors=True)  # damaged
-        folder.rename(final)
-        sync_folder(self._root)
+        """Rename the folder to its final name, or drop it where a whole one has that already.
+
+        Another publisher of equal content may come first at any moment; what it has published
+        stays where it is, since it may be in use.
+        """
+        digest = manifest.digest()
+        final = self._root / digest
+        has_manifest = False
+        while not self._is_whole(digest):
+            if not has_manifest:
+                _write_manifest(folder, manifest)
+                has_manifest = True
+            if _renamed(folder, final):
+                sync_folder(self._root)
+                return
+            self._remove_damaged(digest)
+        shutil.rmtree(folder)
+
+    def _remove_damaged(self, digest: str) -> None:
+        aside = self._root / f"{ASIDE}{secrets.token_hex(8)}"
+        with self._replacing:
+            if self._is_whole(digest) or not (self._root / digest).exists():
+                return
+            (self._root / digest).rename(aside)
+        shutil.rmtree(aside)
 
     def _is_whole(self, digest: str) -> bool:
         try:
@@ -198,6 +237,17 @@ class Artifacts:
         except (NotFoundError, IntegrityError):
             return False
         return True
+
+
+def _renamed(folder: Path, final: Path) -> bool:
+    """Rename, unless the name is taken by a folder that is not empty."""
+    try:
+        folder.rename(final)
+    except OSError as error:
+        if error.errno in _IS_THERE:
+            return False
+        raise
+    return True
 
 
 def _manifest(folder: Path) -> ArtifactManifest:

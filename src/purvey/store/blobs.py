@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from purvey import failpoints
-from purvey.errors import NotFoundError, RequestTooLargeError
+from purvey.errors import IntegrityError, NotFoundError, RequestTooLargeError
 from purvey.store.disk import sync_folder
 from purvey.store.failures import storage_error
 
@@ -89,6 +89,23 @@ class Blobs:
         if not _SHA256.fullmatch(sha256):
             raise NotFoundError("no such stored bytes.")
         return self._root / sha256
+
+    def intact(self, sha256: str) -> Path:
+        """Return where a blob is, having read every byte of it. Blocking.
+
+        Raises:
+            NotFoundError: As `path`.
+            IntegrityError: It is gone, cannot be read, or is not what was stored.
+        """
+        path = self.path(sha256)
+        try:
+            with path.open("rb") as stream:
+                is_whole = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        except OSError as error:
+            raise IntegrityError("stored bytes cannot be read.") from error
+        if not is_whole:
+            raise IntegrityError("stored bytes were changed.")
+        return path
 
     def names(self) -> list[str]:
         """List the hashes of what is stored.

@@ -1,6 +1,7 @@
 """Bytes that stay: files and folder entries forced to the disk."""
 
 import os
+import shutil
 from pathlib import Path
 
 from purvey import failpoints
@@ -23,6 +24,15 @@ def sync_folder(path: Path) -> None:
         OSError: The disk refused.
     """
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that may still be written to the disk of a folder.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    return shutil.disk_usage(folder).free
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -105,6 +105,11 @@ def renew(conn: Connection, job_id: str, *, fence: int, now: float, lease_s: flo
         raise _stale(job_id)
 
 
+def count_anew(conn: Connection, job_id: str) -> None:
+    """Take the attempt that runs for the first: the job has come further than any before."""
+    conn.execute(JOBS.update().where(JOBS.c.id == job_id).values(attempt=1))
+
+
 def guard(conn: Connection, job_id: str, fence: int) -> None:
     """Check that the job runs under this fence.
 
@@ -178,6 +183,20 @@ def want(
     return get(conn, project_id, job_id)
 
 
+def hold(conn: Connection, project_id: str, job_id: str) -> JobRecord:
+    """Make the pause of a job that waits for room its owner's: it does not go on by itself.
+
+    Raises:
+        NotFoundError: No such job, or another project's.
+    """
+    conn.execute(
+        JOBS.update()
+        .where(JOBS.c.project_id == project_id, JOBS.c.id == job_id, JOBS.c.status == "paused")
+        .values(wanted="pause", error=None)
+    )
+    return get(conn, project_id, job_id)
+
+
 def expired(conn: Connection, now: float) -> list[JobRecord]:
     """List running jobs whose lease has run out, oldest first."""
     found = conn.execute(
@@ -192,6 +211,17 @@ def running(conn: Connection) -> list[JobRecord]:
     """List running jobs, oldest first."""
     found = conn.execute(select(JOBS).where(JOBS.c.status == "running").order_by(JOBS.c.position))
     return [from_row(row, JobRecord) for row in found]
+
+
+def starved(conn: Connection) -> list[JobRecord]:
+    """List the jobs that wait for room on the disk, oldest first: paused, and not by an owner."""
+    found = conn.execute(
+        select(JOBS)
+        .where(JOBS.c.status == "paused", JOBS.c.wanted == "run")
+        .order_by(JOBS.c.position)
+    )
+    records = (from_row(row, JobRecord) for row in found)
+    return [job for job in records if job.needed_bytes is not None]
 
 
 def count_unfinished(conn: Connection, project_id: str) -> int:

@@ -72,6 +72,8 @@ def _make(path: Path) -> None:
 def _check(path: Path) -> None:
     if path.stat().st_size == 0:
         raise _damaged(path)
+    if Path(f"{path}-shm").exists() and not Path(f"{path}-wal").exists():
+        raise _cut_off(path)  # SQLite makes the log first and removes it last
     try:
         # Read-only: looking at a damaged file must not fold its log into it.
         uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -139,4 +141,13 @@ def _damaged(path: Path) -> SettingError:
         f"the database {path.name!r} is damaged; nothing was changed.",
         param="database_url",
         hint="Restore a backup, or move the file away to start empty.",
+    )
+
+
+def _cut_off(path: Path) -> SettingError:
+    return SettingError(
+        f"{path.name}-wal, which holds what was written last, is gone; nothing was changed.",
+        param="database_url",
+        hint=f"Put it back, or restore a backup. To go on without what it held, remove "
+        f"{path.name}-shm.",
     )

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
-from purvey.errors import StorageUnavailableError
+from purvey.errors import InsufficientStorageError, StorageUnavailableError
 from purvey.store.failures import error_number, is_refusal, storage_error
 from purvey.telemetry import metrics
 
@@ -118,10 +118,14 @@ class Writer:
                 failpoints.reach("db.commit")
         except Exception as error:
             # The transaction is gone as a whole: nobody's work is stored.
-            logger.exception("store.batch_lost", extra={"errno": error_number(error)})
-            metrics.BROAD_CATCHES.labels("store.writer").inc()
+            refusal = storage_error(error)
+            if isinstance(refusal, InsufficientStorageError):  # no bug, and soon said again
+                logger.warning("store.full", extra={"count": len(batch)})
+            else:
+                logger.exception("store.batch_lost", extra={"errno": error_number(error)})
+                metrics.BROAD_CATCHES.labels("store.writer").inc()
             for piece in batch:
-                piece.error = piece.error or storage_error(error)
+                piece.error = piece.error or refusal
             self._drop_connection()
         metrics.WRITER_BATCH_SIZE.observe(len(batch))
         metrics.WRITER_COMMIT_SECONDS.observe(self._clock.monotonic() - started)
@@ -162,7 +166,8 @@ def _attempt(connection: Connection, piece: _Piece) -> None:
         piece.error = error
         if is_refusal(error):
             piece.error = storage_error(error)
-            logger.exception("store.refused", extra={"errno": error_number(error)})
+            if not isinstance(piece.error, InsufficientStorageError):
+                logger.exception("store.refused", extra={"errno": error_number(error)})
             if not driver.in_transaction:  # a failing disk ends the whole transaction
                 raise piece.error from error
         driver.execute("ROLLBACK TO piece")

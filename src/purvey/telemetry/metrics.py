@@ -75,10 +75,21 @@ METER_SECONDS = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+USAGE_OWED = Gauge(
+    "purvey_usage_rows_owed",
+    "Usage rows of given answers that wait, in memory, for room on the disk.",
+    registry=REGISTRY,
+)
 BROAD_CATCHES = Counter(
     "purvey_broad_catches",
     "Exceptions that nobody named, caught at a process boundary: bugs.",
     ("where",),
+    registry=REGISTRY,
+)
+INTEGRITY_FAILURES = Counter(
+    "purvey_integrity_failures",
+    "Times that stored bytes were found not to be the ones that were written.",
+    ("kind",),
     registry=REGISTRY,
 )
 

@@ -40,5 +40,9 @@ class FakeClock:
 
     def step_back(self, seconds: float) -> None:
         """Set the wall clock back, as NTP may; `monotonic` does not notice."""
+        self.step(-seconds)
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock on, or back if negative; `monotonic` does not notice."""
         with self._lock:
-            self._now -= seconds
+            self._now += seconds

@@ -2,7 +2,8 @@
 
 Run by `LocalEngineLauncher(command=COMMAND)`. Prompts that begin with `!` misbehave: `!die`
 ends the process, `!garbage` sends bytes that are no frame, `!stranger` answers a request that
-nobody made, `!load` loads twice, `!hang` never answers.
+nobody made, `!replay` says its last word twice, `!load` loads twice, `!hang` never answers,
+`!stuck` neither, and goes on telling its statistics.
 """
 
 import argparse
@@ -10,6 +11,8 @@ import asyncio
 import os
 import sys
 from typing import NoReturn
+
+import msgspec
 
 from purvey.contracts.engine import (
     Cancel,
@@ -97,7 +100,8 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
     try:
         match question:
             case Generate():
-                await _misbehave(link, engine, scripted_answers.rendered(question.prompt))
+                prompt = scripted_answers.rendered(question.prompt)
+                await _misbehave(link, engine, question.request_id, prompt)
                 async for event in engine.generate(question):
                     link.send(event)
                     await asyncio.sleep(TOKEN_S)
@@ -120,18 +124,26 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
         )
 
 
-async def _misbehave(link: _RawLink, engine: ScriptedEngine, prompt: str) -> None:
+async def _misbehave(link: _RawLink, engine: ScriptedEngine, request_id: str, prompt: str) -> None:
+    end = Finished(request_id=request_id, reason="stop", prompt_tokens=0, completion_tokens=0)
     match prompt:
         case "!die":
             _die()
         case "!garbage":
             link.send_garbage()
         case "!stranger":
-            link.send(Finished(request_id="?", reason="stop", prompt_tokens=0, completion_tokens=0))
+            link.send(msgspec.structs.replace(end, request_id="?"))
+        case "!replay":
+            link.send(end)
+            link.send(end)
         case "!load":
             link.send(engine.model)
         case "!hang":
             await asyncio.Event().wait()
+        case "!stuck":
+            while True:
+                link.send(msgspec.structs.replace(engine.stats, running=1, steps=0))
+                await asyncio.sleep(TOKEN_S)
 
 
 def _die() -> NoReturn:

@@ -30,19 +30,26 @@ from purvey.contracts.explain import (
     RandomGap,
     Unit,
 )
+from purvey.errors import InvalidValueError
 
 LIKELY, UNLIKELY = math.log(0.8), math.log(0.1)
 """Log-probability of a chosen token, and of one that the prompt does not hold."""
 
 
 def rendered(prompt: Prompt) -> str:
-    """Return the prompt as the text that is counted: turns as `role: content` lines."""
+    """Return the prompt as the text that is counted: turns as `role: content` lines.
+
+    Raises:
+        InvalidValueError: A token id is no character's.
+    """
     match prompt:
         case ChatPrompt(messages=messages):
             return "".join(f"{m.role}: {m.content}\n" for m in messages)
         case TextPrompt(text=text):
             return text
         case _:
+            if not all(token < 0xD800 or 0xE000 <= token < 0x110000 for token in prompt.tokens):
+                raise InvalidValueError("a token id is not in the vocabulary.", param="prompt")
             return "".join(chr(token) for token in prompt.tokens)
 
 
@@ -134,7 +141,7 @@ def _words(request: ExplanationRequest) -> tuple[Unit, ...]:
             id=i,
             kind="word",
             modality="text",
-            score=3.0 / 2 ** (i + 1),
+            score=3.0 * 0.5 ** (i + 1),
             rank=i + 1,
             text=match.group(),
             char=match.span(),
@@ -151,7 +158,7 @@ def _patches() -> tuple[Unit, ...]:
             id=i,
             kind="patch",
             modality="image",
-            score=3.0 / 2 ** (i + 1),
+            score=3.0 * 0.5 ** (i + 1),
             rank=i + 1,
             box=(left, top, left + 4, top + 4),
         )

@@ -1,5 +1,7 @@
 """Telling how a run goes: what the loop reports to, and the meter of speed and loss."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from purvey.contracts.clock import Clock
@@ -7,6 +9,8 @@ from purvey.contracts.jobs import CheckpointSaved
 from purvey.train.step import BatchLoss
 
 StopReason = Literal["pause", "cancel", "hand_back"]
+Watch = Callable[[], AbstractContextManager[None]]
+"""Makes a context that surrounds one step."""
 REPORT_INTERVAL_S = 1.0
 
 

@@ -5,6 +5,7 @@ to report and to write checkpoints (and ends the run under `train.max_minutes`).
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from purvey.train.checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from purvey.train.early_stopping import advance, is_better, should_stop
 from purvey.train.learner import Learner
 from purvey.train.optim import build_optimizer, optimizer_tensors, restore_optimizer, set_rate
-from purvey.train.progress import Meter, Progress, StopReason
+from purvey.train.progress import Meter, Progress, StopReason, Watch
 from purvey.train.schedule import rate_factor
 from purvey.train.state import RunState, own_tensors, restore_tensors
 from purvey.train.step import update
@@ -53,6 +54,7 @@ class Trainer:
         clock: Where time comes from.
         checkpoints: Folder of this run's checkpoints.
         run_digest: Names recipe, data and code, so that no foreign checkpoint is resumed.
+        watch: Entered around every step, by whoever wants to notice one that hangs.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Trainer:
         clock: Clock,
         checkpoints: Path,
         run_digest: str,
+        watch: Watch = nullcontext,
     ) -> None:
         self._learner, self._config, self._progress = learner, config, progress
         self._clock, self._root, self._run_digest = clock, checkpoints, run_digest
+        self._watch = watch
         self.steps_per_epoch = math.ceil(learner.num_rows / config.train.batch_size)
         by_epochs = max(1, math.ceil(config.train.epochs * self.steps_per_epoch))
         self.total_steps = min(by_epochs, config.train.max_steps or by_epochs)
@@ -104,7 +108,8 @@ class Trainer:
             reason = self._progress.stop_requested
             if reason is not None:
                 return self._stop(reason, resumed_s)
-            self._step(meter)
+            with self._watch():
+                self._step(meter)
             self._state = msgspec.structs.replace(
                 self._state, compute_s=resumed_s + self._clock.monotonic() - self._began_s
             )
@@ -128,7 +133,7 @@ class Trainer:
         written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
         saved = CheckpointSaved(
             step=self._state.step,
-            folder=str(written.folder.resolve()),
+            folder=str(written.folder.absolute()),  # as `work_dir` has it, through links too
             digest=written.digest,
             metrics=dict(self._state.measured),
         )

@@ -7,8 +7,13 @@ from pydantic import ValidationError
 
 from purvey.contracts.data import DatasetConfig
 from purvey.contracts.jobs import DatasetBuilt, JobSpec
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.recipe import first_problem
 from purvey.data.build import build_dataset
+from purvey.errors import InvalidFileError
+from purvey.ipc.confinement import Confinement, memory_of_machine
+
+_OPEN_FILES = 256
 
 
 class EventLink(Protocol):
@@ -19,6 +24,23 @@ class EventLink(Protocol):
     ) -> None:
         """Tell the owner something."""
         ...
+
+
+def run_confined(spec: JobSpec, link: EventLink) -> DatasetBuilt:
+    """Confine this process for good, then build: archives, pictures and tables may be bombs.
+
+    Raises:
+        InvalidFileError: As `run`, or the files need more memory than the process may take.
+    """
+    memory_bytes = min(LIMITS.dataset_bytes, memory_of_machine() * 3 // 4)
+    Confinement(memory_bytes=memory_bytes, file_bytes=LIMITS.dataset_bytes, open_files=_OPEN_FILES)
+    try:
+        return run(spec, link)
+    except MemoryError:
+        raise InvalidFileError(
+            f"the files need more memory than the {memory_bytes} bytes that preparing a dataset "
+            "may take: split them, or drop rows."
+        ) from None
 
 
 def run(spec: JobSpec, link: EventLink) -> DatasetBuilt:

@@ -1,9 +1,10 @@
-"""The engine process: one model, one link, four threads.
+"""The engine process: one model, one link, a few threads.
 
-The receiver reads frames and handles `Cancel` at once. The desk tokenises, decodes images
-and refuses what cannot be served. The model's loop computes. Explanations run one at a time
-in a thread of their own and ask the loop like everybody else. Answers leave from whichever
-thread has them; the link keeps frames whole.
+The receiver reads frames and handles `Cancel` at once. The desk, two threads, tokenises, has
+images decoded and templates rendered by parse processes, and refuses what cannot be served: one
+that waits for a parse process holds up neither the loop nor its neighbour. The model's loop
+computes. Explanations run one at a time in a thread of their own and ask the loop like everybody
+else. Answers leave from whichever thread has them; the link keeps frames whole.
 """
 
 import logging
@@ -28,9 +29,11 @@ from purvey.contracts.engine import (
     ToEngine,
     Tokenize,
 )
+from purvey.contracts.model import ImageSpec
 from purvey.errors import InternalError, PurveyError, ShuttingDownError
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
+from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
 from purvey.telemetry.metrics import BROAD_CATCHES
 from purvey.worker.resident import Question, Resident, refusal
@@ -41,6 +44,7 @@ from purvey.worker.tickets import Ticket, Tickets
 logger = logging.getLogger(__name__)
 _STATS_INTERVAL_S = 1.0
 _STOP_TIMEOUT_S = 10.0
+_DESK_THREADS = 2
 
 
 class EngineLink(Protocol):
@@ -89,6 +93,8 @@ def _open(load: LoadModel) -> Resident:
         return ResidentLanguage(
             model, kv_cache_bytes=load.kv_cache_bytes, max_batch_tokens=load.max_batch_tokens
         )
+    if any(isinstance(spec, ImageSpec) for spec in model.manifest.inputs.values()):
+        PARSER.warm()
     return ResidentClassifier(model)
 
 
@@ -101,7 +107,7 @@ class _Process:
 
     def __init__(self, link: EngineLink, resident: Resident) -> None:
         self._link, self._resident = link, resident
-        self._desk = ThreadPoolExecutor(1, thread_name_prefix="desk")
+        self._desk = ThreadPoolExecutor(_DESK_THREADS, thread_name_prefix="desk")
         self._explanations = ThreadPoolExecutor(1, thread_name_prefix="explanations")
         self._loop = threading.Thread(target=self._run_loop, name="loop", daemon=True)
         self._ended = threading.Event()

@@ -15,10 +15,11 @@ from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.engine import NamedInputs, Prompt, TextPrompt, TokenPrompt
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.model import ImageSpec, ModelManifest, TextSpec
+from purvey.contracts.parse import ImageDecoded
 from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.explain.image import SeenImage, explain_image_class
 from purvey.explain.text import explain_generation, explain_text_class
-from purvey.models.images import image_tensor, open_image
+from purvey.models.images import ImageReader
 
 Pair = tuple[Prompt, TextPrompt | TokenPrompt]
 Generate = Callable[[Prompt, int], str]
@@ -122,21 +123,24 @@ def _seen(request: ExplanationRequest, spec: ImageSpec) -> SeenImage:
         raise InvalidValueError(
             "this model classifies images.", param="input", hint="Give input.image."
         )
-    given = open_image(request.image, param="input.image")
-    shrink = min(1.0, SHOWN_PIXELS / max(given.size))
-    width, height = (max(1, round(side * shrink)) for side in given.size)
-    shown = _pixels(request.image, ImageSpec(height=height, width=width, channels=3))
+    images = ImageReader()
+    size = ImageSpec(height=spec.height, width=spec.width, channels=spec.channels)
+    given = images.decoded(request.image, size, param="input.image")
+    shrink = min(1.0, SHOWN_PIXELS / max(given.given_width, given.given_height))
+    width, height = (
+        max(1, round(side * shrink)) for side in (given.given_width, given.given_height)
+    )
+    size_shown = ImageSpec(height=height, width=width, channels=3)
+    shown = images.decoded(request.image, size_shown, param="input.image")
     return SeenImage(
-        width=given.width,
-        height=given.height,
-        shown=Image.fromarray(shown),
-        pixels=_pixels(
-            request.image, ImageSpec(height=spec.height, width=spec.width, channels=spec.channels)
-        ),
+        width=given.given_width,
+        height=given.given_height,
+        shown=Image.fromarray(_pixels(shown, size_shown)),
+        pixels=_pixels(given, size),
     )
 
 
-def _pixels(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+def _pixels(decoded: ImageDecoded, spec: ImageSpec) -> NDArray[np.uint8]:
     """Return `pixels_HWC` exactly as the model's own preparation sees them."""
-    x_CHW = image_tensor(data, spec, param="input.image")
-    return np.rint(x_CHW.permute(1, 2, 0).numpy() * 255.0).astype(np.uint8)
+    pixels = np.frombuffer(decoded.pixels, dtype=np.uint8)
+    return pixels.reshape(spec.height, spec.width, spec.channels)

@@ -15,9 +15,17 @@ from purvey.contracts.jobs import (
     ModelTrained,
     ToWorker,
 )
-from purvey.errors import CapacityError, InsufficientStorageError, InternalError, PurveyError
+from purvey.errors import (
+    CapacityError,
+    InsufficientStorageError,
+    InternalError,
+    InvalidFileError,
+    PurveyError,
+    StorageUnavailableError,
+)
 from purvey.ipc.link import Link
 from purvey.telemetry.logs import bind
+from purvey.worker.inputs import verify_inputs
 from purvey.worker.job_link import JobInterrupted, JobLink
 
 logger = logging.getLogger(__name__)
@@ -56,6 +64,7 @@ def last_word(
     clock = SystemClock()
     began = clock.monotonic()
     try:
+        verify_inputs(spec)
         last = runner(spec)(spec, job)
         failpoints.reach("output.written")
         return last  # noqa: TRY300 (an error here is a failure too)
@@ -72,6 +81,13 @@ def failure_of(error: Exception) -> JobFailed:
     """Say what the owner may know: our own errors in full, of others only their class."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = InsufficientStorageError("the disk is full.")
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS):
+        error = StorageUnavailableError("the disk refused.")
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        error = InvalidFileError("a file of the result would be too large: use less data.")
+    if isinstance(error, MemoryError):
+        message = "the run needs more memory than it can have: use less data, or a smaller model."
+        return JobFailed(code=InternalError.code, message=message)
     if isinstance(error, PurveyError):
         return JobFailed(
             code=error.code,
@@ -89,10 +105,10 @@ def runner_of(spec: JobSpec) -> Runner:
         case "training":
             from purvey.worker import train
 
-            return train.run
+            return train.run_watched
         case "dataset":
             from purvey.worker import dataset
 
-            return dataset.run
+            return dataset.run_confined
         case _ as never:
             assert_never(never)

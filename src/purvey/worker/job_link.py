@@ -1,7 +1,10 @@
 """A runner's view of its supervisor: report, save, and learn that it should stop."""
 
+import contextlib
+import logging
+import os
 import threading
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from purvey.contracts.jobs import (
     CheckpointSaved,
@@ -15,8 +18,15 @@ from purvey.contracts.jobs import (
     StopReason,
     ToWorker,
 )
+from purvey.errors import InternalError, WorkerCrashedError
 from purvey.ipc.link import Link
 
+logger = logging.getLogger(__name__)
+
+LINK_FAILED_STATUS = 3
+"""Exit status of a worker that can no longer understand its supervisor."""
+STALLED_STATUS = 4
+"""Exit status of a worker whose runner hangs."""
 _RANK: dict[StopReason, int] = {"hand_back": 0, "pause": 1, "cancel": 2}
 
 
@@ -79,6 +89,14 @@ class JobLink:
             self._is_over.set()
             self._link.send(last)
 
+    def give_up(self, why: str) -> NoReturn:
+        """End the process although its runner does not return; another attempt may succeed."""
+        logger.error("job.stalled", extra={"reason": why})
+        code = WorkerCrashedError.code
+        with contextlib.suppress(OSError):  # the supervisor is gone, and nobody is left to tell
+            self.close(JobFailed(code=code, message=why, is_transient=True))
+        os._exit(STALLED_STATUS)
+
     def _beat(self, interval_s: float) -> None:
         while not self._is_over.wait(interval_s):
             with self._beating:
@@ -90,9 +108,15 @@ class JobLink:
                     return
 
     def _hear(self) -> None:
-        while (message := self._link.receive()) is not None:
-            if isinstance(message, StopJob):
-                self._ask(message.reason)
+        try:
+            while (message := self._link.receive()) is not None:
+                if isinstance(message, StopJob):
+                    self._ask(message.reason)
+        except InternalError:
+            # A worker that is deaf from now on leaves at once, without a last word: its
+            # supervisor takes it for lost, and the next attempt goes on from the checkpoint.
+            logger.exception("job.link_failed")
+            os._exit(LINK_FAILED_STATUS)
         self._ask("cancel")  # nobody is left to work for
 
     def _ask(self, reason: StopReason) -> None:

@@ -1,19 +1,33 @@
 """Run a training job of any task: the recipe in, a tested model in the output folder."""
 
+from contextlib import nullcontext
+
 import torch
 
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.jobs import JobSpec, ModelTrained
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
+from purvey.train.progress import Watch
+from purvey.worker.job_link import JobLink
 from purvey.worker.training_classifier import train_classifier
 from purvey.worker.training_language import train_language_model
 from purvey.worker.training_run import TrainingLink, TrainingRun
+from purvey.worker.watchdog import Watchdog
 
 _CLOCK = SystemClock()
 
 
-def run(spec: JobSpec, link: TrainingLink, *, clock: Clock = _CLOCK) -> ModelTrained:
+def run_watched(spec: JobSpec, job: JobLink) -> ModelTrained:
+    """Do as `run`, and give the process up when a step hangs."""
+    dog = Watchdog(least_s=spec.stall_s, on_stall=job.give_up)
+    with dog.watching():
+        return run(spec, job, watch=dog.step)
+
+
+def run(
+    spec: JobSpec, link: TrainingLink, *, clock: Clock = _CLOCK, watch: Watch = nullcontext
+) -> ModelTrained:
     """Train, validate, test and save the model that the spec asks for.
 
     With `spec.resume_from` the run goes on from that checkpoint, and its final weights are bit
@@ -28,7 +42,7 @@ def run(spec: JobSpec, link: TrainingLink, *, clock: Clock = _CLOCK) -> ModelTra
     torch.set_num_threads(spec.num_threads)
     config = parse_recipe(spec.recipe)
     _refuse_unused(config)
-    training = TrainingRun(spec=spec, config=config, link=link, clock=clock)
+    training = TrainingRun(spec=spec, config=config, link=link, clock=clock, watch=watch)
     if training.config.task == "text-generation":
         return train_language_model(training)
     return train_classifier(training)

@@ -19,6 +19,7 @@ from purvey.evaluate.reports import classification_report
 from purvey.models.classifier import Classifier, Prepared, build_classifier, save_classifier
 from purvey.models.initialise import initialise
 from purvey.models.loading import open_model
+from purvey.parse.parser import DecoderHere
 from purvey.train.chance import seed_torch
 from purvey.train.classification import ClassifierLearner, predict
 from purvey.worker.training_run import TrainingRun
@@ -30,6 +31,7 @@ _KINDS: dict[type[InputSpec], ColumnKind] = {
 }
 _CACHE_BYTES = 2 * 2**30
 """Prepared inputs kept in memory; beyond it they are prepared at every visit."""
+_DECODER = DecoderHere()
 
 
 class PreparedRows:
@@ -65,7 +67,7 @@ class PreparedRows:
         inputs: NamedInputs = {
             name: _input(self._rows, self._columns[name], row, spec) for name, spec in specs.items()
         }
-        return self._classifier.prepare(inputs)
+        return self._classifier.prepare(inputs, decoder=_DECODER)
 
 
 def train_classifier(run: TrainingRun) -> ModelTrained:

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from purvey.errors import InvalidValueError
 from purvey.evaluate.bootstrap import Bootstrap
 from purvey.train.chance import derived_seed
 from purvey.train.learner import Learner
-from purvey.train.progress import Progress
+from purvey.train.progress import Progress, Watch
 from purvey.train.state import RunState
 from purvey.train.trainer import Trainer
 from purvey.worker.job_link import JobInterrupted
@@ -65,12 +66,14 @@ class TrainingRun:
         config: The recipe.
         link: Where it reports.
         clock: Where time comes from.
+        watch: Entered around every step.
     """
 
     spec: JobSpec
     config: TrainConfig
     link: TrainingLink
     clock: Clock
+    watch: Watch = nullcontext
 
     @property
     def output(self) -> Path:
@@ -152,6 +155,7 @@ class TrainingRun:
             clock=self.clock,
             checkpoints=self.work / "checkpoints",
             run_digest=f"{self.digest}-{code_sha256}" if code_sha256 else self.digest,
+            watch=self.watch,
         )
         if self.spec.resume_from is not None:
             trainer.resume(Path(self.spec.resume_from))

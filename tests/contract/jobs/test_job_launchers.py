@@ -35,6 +35,7 @@ async def test_a_job_succeeds_and_its_output_is_published(
     assert not (tmp_path / "jobs" / job.id).exists()
 
 
+@pytest.mark.row("CRA-03")
 @pytest.mark.parametrize("accident", ["crash", "quit_early"])
 async def test_a_job_whose_worker_dies_is_tried_again(
     tmp_path: Path, launcher: JobLauncher, accident: str
@@ -60,6 +61,8 @@ async def test_a_job_whose_workers_keep_dying_fails(tmp_path: Path, launcher: Jo
         await workshop.check(job.id)
 
 
+@pytest.mark.row("CRA-25")
+@pytest.mark.row("CRA-05")
 async def test_a_silent_worker_is_killed_and_the_job_tried_again(
     tmp_path: Path, launcher: JobLauncher, strict: RunConfig
 ) -> None:

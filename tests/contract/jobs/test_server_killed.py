@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from purvey.contracts.jobs import TERMINAL
 from purvey.jobs.launcher import LocalJobLauncher
@@ -32,6 +33,7 @@ def run_server_and_kill_it(folder: Path) -> str:
     return job_id
 
 
+@pytest.mark.row("CRA-03")
 async def test_a_killed_servers_job_is_finished_by_the_next(tmp_path: Path) -> None:
     job_id = await asyncio.to_thread(run_server_and_kill_it, tmp_path)
     launcher = LocalJobLauncher(command=(sys.executable, "-P", WORKER))

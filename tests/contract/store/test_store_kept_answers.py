@@ -63,6 +63,24 @@ def test_a_day_later_the_key_is_free(database: Database) -> None:
     assert _num_rows(database) == 1
 
 
+@pytest.mark.row("NET-15")
+async def test_a_clock_that_is_set_by_an_hour_moves_that_day_by_no_more(
+    database: Database,
+) -> None:
+    clock, hour_s = FakeClock(), 3_600.0
+    _keep(database, created_at=clock.now())
+    for step_s in (hour_s, -2 * hour_s, hour_s):
+        clock.step(step_s)
+        assert await sweep_once(database, clock) == 0
+        assert _found(database, now=clock.now()) is not None
+        with pytest.raises(IdempotencyKeyInUseError):
+            _keep(database, subject="file-2", created_at=clock.now())
+    clock.step(-hour_s)
+    clock.advance(KEPT_S + hour_s)
+    assert await sweep_once(database, clock) == 1
+    assert _found(database, now=clock.now()) is None
+
+
 def test_an_answer_is_replaced_and_forgotten_by_its_subject(database: Database) -> None:
     _keep(database)
     database.write_now(lambda conn: answers.forget(conn, THEIRS, "file-1"))

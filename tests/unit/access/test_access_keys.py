@@ -161,6 +161,9 @@ async def test_use_is_noted_once_a_minute(
     clock.advance(1)
     await ring.authenticate(secret)
     assert last_used() == first + TOUCH_INTERVAL_S
+    clock.step(-3_600)
+    await ring.authenticate(secret)
+    assert last_used() == clock.now(), "a clock that was set back does not stop the noting"
 
 
 async def test_a_full_disk_locks_nobody_out(ring: KeyRing, database: Database) -> None:

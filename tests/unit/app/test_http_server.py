@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from purvey.app.http_server import HttpServer, bind
+from purvey.app.http_server import PROBE_INTERVAL_S, PROBES, SILENCE_S, HttpServer, bind
 from purvey.errors import SettingError
 from purvey.settings import Settings
 
@@ -74,3 +74,17 @@ def test_a_taken_port_is_a_setting_error() -> None:
             bind("127.0.0.1", port, backlog=1)
     assert caught.value.param == "port"
     assert str(port) in caught.value.message
+
+
+def test_the_kernel_asks_whether_a_silent_peer_is_there() -> None:
+    with (
+        bind("127.0.0.1", 0, backlog=1) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        patience = [
+            accepted.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        ]
+    assert patience == [SILENCE_S, PROBE_INTERVAL_S, PROBES]

@@ -234,6 +234,7 @@ async def test_a_fine_tuned_model_is_named_after_its_base(bench: Bench) -> None:
     assert again.fine_tuned_model.startswith("ft:org-tiny:default::")
 
 
+@pytest.mark.row("CRA-27")
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

@@ -159,6 +159,34 @@ def test_repetition_ends_in_the_last_failure(fault: Fault, kind: type[PurveyErro
     assert len(sent) == 4
 
 
+def test_a_server_that_lost_an_answer_and_is_away_is_waited_for() -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["idempotency-key"])
+        if len(sent) == 1:
+            return _lost(request)
+        if len(sent) < 8:
+            raise httpx2.ConnectError("refused", request=request)
+        return httpx2.Response(200, json=JOB)
+
+    with client_of(answer) as client:
+        assert client.training_jobs.create({}).id == JOB["id"]
+    assert sent == [sent[0]] * 8
+
+
+def test_a_server_that_was_never_there_is_not_waited_for() -> None:
+    sent: list[httpx2.Request] = []
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        raise httpx2.ConnectError("refused", request=request)
+
+    with client_of(refuse) as client, pytest.raises(CapacityError):
+        client.training_jobs.create({})
+    assert len(sent) == 1
+
+
 def test_what_acts_is_not_repeated() -> None:
     sent: list[httpx2.Request] = []
 

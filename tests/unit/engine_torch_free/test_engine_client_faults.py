@@ -79,6 +79,19 @@ async def test_a_frozen_engine_is_killed_once_it_has_requests(tmp_path: Path) ->
     await frozen.close(timeout_s=5)
 
 
+@pytest.mark.row("CRA-25")
+async def test_an_engine_whose_loop_is_stuck_is_killed_although_it_tells_its_statistics(
+    tmp_path: Path,
+) -> None:
+    launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.3)
+    stuck = await launcher.launch(_load("echo"))
+    async with asyncio.timeout(20):
+        with pytest.raises(WorkerCrashedError):
+            await _consume(stuck, "!stuck")
+    assert not stuck.is_alive
+    await stuck.close(timeout_s=5)
+
+
 async def test_an_engine_that_tells_its_statistics_may_take_its_time(tmp_path: Path) -> None:
     launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.6)
     slow = await launcher.launch(_load("echo"))
@@ -91,6 +104,7 @@ async def test_an_engine_that_tells_its_statistics_may_take_its_time(tmp_path: P
     await slow.close(timeout_s=5)
 
 
+@pytest.mark.row("NET-09")
 @pytest.mark.parametrize("fault", ["!garbage", "!stranger", "!load"])
 async def test_an_engine_that_disagrees_is_ended(engine: IpcEngine, fault: str) -> None:
     waiting = asyncio.create_task(_consume(engine, "!hang"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from purvey.contracts.jobs import FromWorker, JobEvent, StopJob
 from purvey.errors import InternalError, WorkerCrashedError
@@ -63,6 +64,22 @@ async def test_a_killed_child_ends_its_messages_and_shows_the_signal(tmp_path: P
         await child.send(StopJob(reason="pause"))
 
 
+def test_a_child_that_was_hung_up_on_is_gone_for_who_still_sends(tmp_path: Path) -> None:
+    """On the server's loop too, whose closed transports refuse a write with a `RuntimeError`."""
+
+    async def send_late() -> None:
+        child = await start(ECHO, tmp_path)
+        child.kill()
+        await child.wait()
+        child.hang_up()
+        await child._writer.wait_closed()
+        with pytest.raises(WorkerCrashedError):
+            await child.send(StopJob(reason="hand_back"))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(send_late())
+
+
 async def test_terminate_asks(tmp_path: Path) -> None:
     ready = "link.send(JobEvent(message='ready'))\nlink.receive()\n"
     child = await start(BEGIN + ready, tmp_path)
@@ -79,6 +96,7 @@ async def test_frames_sent_just_before_a_crash_are_read(tmp_path: Path) -> None:
     assert (await only_event(child)).message == "last"
 
 
+@pytest.mark.row("NET-09")
 async def test_garbage_on_the_link_is_an_error(tmp_path: Path) -> None:
     child = await start(
         BEGIN + "\nos.write(arguments.fd, b'\\xff' * 64)\nlink.receive()\n", tmp_path

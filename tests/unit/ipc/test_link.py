@@ -33,6 +33,7 @@ def test_frames_arrive_in_order_however_they_are_cut(
     sender.join()
 
 
+@pytest.mark.row("NET-09")
 def test_the_end_of_the_stream_is_none_also_in_the_middle_of_a_frame(
     parent: tuple[socket.socket, Link[ToWorker]],
 ) -> None:
@@ -42,6 +43,7 @@ def test_the_end_of_the_stream_is_none_also_in_the_middle_of_a_frame(
     assert link.receive() is None
 
 
+@pytest.mark.row("NET-09")
 def test_a_frame_of_another_union_is_refused(parent: tuple[socket.socket, Link[ToWorker]]) -> None:
     ours, link = parent
     ours.sendall(pack(Heartbeat()))

@@ -39,8 +39,13 @@ def save(home: JobFolder, step: int) -> CheckpointRecord:
     )
 
 
-def truncate(folder: Path) -> None:
+def empty(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
+
+
+def halve(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -61,7 +66,7 @@ def swap_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b'{"files": {}}')
 
 
-DAMAGE = [truncate, flip_a_bit, lose_a_file, lose_the_manifest, swap_the_manifest]
+DAMAGE = [empty, halve, flip_a_bit, lose_a_file, lose_the_manifest, swap_the_manifest]
 
 
 def test_there_may_be_none(home: JobFolder) -> None:
@@ -75,6 +80,8 @@ def test_the_newest_whole_one_is_chosen(home: JobFolder) -> None:
     assert (point.checkpoint, point.corrupt) == (new, ())
 
 
+@pytest.mark.row("FIL-19")
+@pytest.mark.row("CRA-07")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_passed_over_and_named(
     home: JobFolder, damage: Callable[[Path], None]
@@ -85,10 +92,12 @@ def test_a_damaged_one_is_passed_over_and_named(
     assert (point.checkpoint, point.corrupt, point.is_lost) == (old, (new,), False)
 
 
+@pytest.mark.row("FIL-19")
+@pytest.mark.row("CRA-07")
 def test_when_all_are_damaged_the_run_is_lost(home: JobFolder) -> None:
     old, new = save(home, 1), save(home, 2)
     for checkpoint in (old, new):
-        truncate(home.work / checkpoint.folder)
+        empty(home.work / checkpoint.folder)
     point = choose([new, old], home)
     assert (point.checkpoint, point.corrupt, point.is_lost) == (None, (new, old), True)
 
@@ -96,10 +105,20 @@ def test_when_all_are_damaged_the_run_is_lost(home: JobFolder) -> None:
 def test_pruned_ones_are_no_damage_while_another_is_left(home: JobFolder) -> None:
     oldest, old, new = save(home, 1), save(home, 2), save(home, 3)
     shutil.rmtree(home.work / oldest.folder)
-    truncate(home.work / new.folder)
+    empty(home.work / new.folder)
     assert choose([new, old, oldest], home).checkpoint == old
     shutil.rmtree(home.work / old.folder)
     assert choose([new, old, oldest], home).is_lost
+
+
+def test_when_all_are_gone_the_run_starts_anew_and_says_so(home: JobFolder) -> None:
+    saved = [save(home, 2), save(home, 1)]
+    shutil.rmtree(home.work)
+    point = choose(saved, home)
+    assert (point.checkpoint, point.corrupt, point.is_lost) == (None, (), False)
+    (level, warning), (_, start) = point.story(attempt=2)
+    assert (level, start) == ("warn", "Attempt 2 starts.")
+    assert warning.startswith("checkpoint_missing: none of its 2 checkpoints")
 
 
 def test_an_absolute_path_of_an_earlier_version_is_followed_when_the_data_has_moved(

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +21,13 @@ from purvey.contracts.jobs import (
 from purvey.contracts.records import CheckpointRecord, JobRecord
 from purvey.errors import InvalidCheckpointError, StorageUnavailableError
 from purvey.jobs import verdict
+from purvey.jobs.bell import wishes_for
 from purvey.jobs.run import RunConfig
 from purvey.store import checkpoints, jobs
 from purvey.testing.scripted_jobs import (
     Conversation,
     ScriptedJobLauncher,
+    ScriptedJobWorker,
     crash,
     deliver_model,
     succeed,
@@ -43,7 +46,10 @@ async def test_jobs_run_oldest_first_and_no_more_than_allowed(tmp_path: Path) ->
         assert (await workshop.service.get(DEFAULT_PROJECT, submitted[2].id)).status == "queued"
         await workshop.service.cancel(DEFAULT_PROJECT, submitted[0].id)
         await workshop.until_event(submitted[2].id, "Waiting.")
-        assert [spec.job_id for spec in launcher.launched] == [job.id for job in submitted]
+        launched = [spec.job_id for spec in launcher.launched]
+        # Two that are claimed at once are made ready at once, and either may be first.
+        assert set(launched[:2]) == {job.id for job in submitted[:2]}
+        assert launched[2:] == [submitted[2].id]
 
 
 def abandoned(
@@ -108,6 +114,7 @@ async def test_a_lease_that_ran_out_without_a_run_here_is_swept(tmp_path: Path) 
         assert (settled.status, settled.fence) == ("succeeded", 2)
 
 
+@pytest.mark.row("CRA-05")
 async def test_a_worker_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
     """The row is taken away under a live worker, as by another server: its events are refused."""
 
@@ -191,6 +198,8 @@ async def test_a_job_that_a_dead_server_was_cancelling_leaves_no_folder(tmp_path
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
+@pytest.mark.row("FIL-19")
+@pytest.mark.row("CRA-07")
 async def test_damaged_checkpoints_are_named_and_never_end_in_a_silent_fresh_start(
     tmp_path: Path,
 ) -> None:
@@ -244,6 +253,50 @@ async def test_a_job_goes_on_from_its_checkpoint_after_the_data_folder_was_moved
         assert (await workshop.until(job.id, *TERMINAL)).status == "succeeded"
     work = after / "jobs" / job.id / "work"
     assert launcher.launched[0].resume_from == str(work / "checkpoints" / "step-4")
+
+
+@pytest.mark.parametrize(("is_further", "status"), [(True, "succeeded"), (False, "failed")])
+async def test_losses_are_counted_from_the_furthest_checkpoint(
+    tmp_path: Path, is_further: bool, status: JobStatus
+) -> None:
+    """A job that comes further each time outlives any number of losses; another does not."""
+    steps = iter(range(1, 9))
+
+    async def save_and_die(worker: Conversation) -> int:
+        step = next(steps) if is_further else 1
+        folder = Path(worker.spec.work_dir, f"step-{step}")
+        folder.mkdir(exist_ok=True)  # noqa: ASYNC240 (a script of a test)
+        (folder / CHECKPOINT_MANIFEST_NAME).write_bytes(b'{"files": {}}')
+        digest = hashlib.sha256(b'{"files": {}}').hexdigest()
+        worker.say(CheckpointSaved(step=step, folder=str(folder), digest=digest))
+        return -9
+
+    launcher = ScriptedJobLauncher(succeed)
+    for _ in range(5):
+        launcher.then(save_and_die)
+    config = RunConfig(max_attempts=2)
+    async with Workshop(tmp_path, launcher, config=config) as workshop:
+        job = await workshop.submit()
+        done = await workshop.until(job.id, *TERMINAL)
+        assert done.status == status
+        assert done.fence == (6 if is_further else 2)
+
+
+@pytest.mark.row("CRA-07")
+async def test_a_job_whose_checkpoints_are_gone_starts_anew_and_lists_none(tmp_path: Path) -> None:
+    """As after a restore, which brings none back."""
+    async with Workshop(tmp_path, ScriptedJobLauncher(save_and_stop)) as workshop:
+        job = await workshop.submit()
+        await workshop.until_event(job.id, "Waiting.")
+    shutil.rmtree(tmp_path / "jobs")
+    launcher = ScriptedJobLauncher()
+    async with Workshop(tmp_path, launcher) as workshop:
+        assert (await workshop.until(job.id, *TERMINAL)).status == "succeeded"
+        assert launcher.launched[0].resume_from is None
+        said = " ".join(event.message for event in await workshop.history(job.id))
+        assert "checkpoint_missing: none of its 1 checkpoints" in said
+        page = await workshop.service.checkpoints(DEFAULT_PROJECT, job.id)
+        assert page.items == []
 
 
 async def test_a_checkpoint_outside_the_jobs_folder_is_not_believed(tmp_path: Path) -> None:
@@ -381,3 +434,27 @@ async def test_a_wish_is_heard_although_the_store_refused_to_tell_it(
         await workshop.service.cancel(DEFAULT_PROJECT, job.id)
         assert (await workshop.until(job.id, *TERMINAL)).status == "cancelled"
         assert next(refusals, None) is None
+
+
+async def test_a_wish_that_is_told_as_the_attempt_ends_does_not_keep_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(worker: Conversation) -> int:
+        await asyncio.sleep(0.1)  # by then the run has nothing to do but to listen for wishes
+        return await succeed(worker)
+
+    async with Workshop(tmp_path, ScriptedJobLauncher(slow)) as workshop:
+        wait, seen_off = ScriptedJobWorker.wait, set[ScriptedJobWorker]()
+
+        async def wait_and_ring(worker: ScriptedJobWorker) -> int:
+            status = await wait(worker)
+            if worker in seen_off:  # the last thing that the attempt waits for
+                workshop.bell.ring(wishes_for(first.id))
+            seen_off.add(worker)
+            return status
+
+        monkeypatch.setattr(ScriptedJobWorker, "wait", wait_and_ring)
+        first, second = await workshop.submit(), await workshop.submit()
+        async with asyncio.timeout(20):
+            assert (await workshop.until(first.id, *TERMINAL)).status == "succeeded"
+            assert (await workshop.until(second.id, *TERMINAL)).status == "succeeded"

@@ -6,14 +6,15 @@ import pytest
 
 from purvey.contracts.jobs import TERMINAL, JobFailed, JobStatus, ModelTrained, StopReason, may_move
 from purvey.contracts.records import JobRecord
-from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
+from purvey.jobs.endings import Completed, Ending, Failed, Lost, Starved, Stopped, Superseded
 from purvey.jobs.verdict import decide
 
 Wanted = Literal["run", "pause", "cancel"]
 DONE = Completed(result=ModelTrained())
 LOST = Lost(why="the worker was killed by signal 9")
 BAD = Failed(failure=JobFailed(code="diverged", message="the loss is not finite."))
-FULL = Failed(failure=JobFailed(code="insufficient_storage", message="full.", is_transient=True))
+REFUSED = Failed(failure=JobFailed(code="storage_unavailable", message="io.", is_transient=True))
+FULL = Starved(needed_bytes=2**20)
 
 
 def stopped(reason: StopReason) -> Stopped:
@@ -53,8 +54,12 @@ def running(*, wanted: Wanted, attempt: int = 1) -> JobRecord:
         (LOST, "run", 3, "failed", True, False),
         (LOST, "pause", 3, "paused", False, False),
         (LOST, "cancel", 1, "cancelled", True, False),
-        (FULL, "run", 1, "queued", True, True),
-        (FULL, "run", 3, "failed", True, False),
+        (REFUSED, "run", 1, "queued", True, True),
+        (REFUSED, "run", 3, "failed", True, False),
+        (FULL, "run", 1, "paused", False, False),
+        (FULL, "run", 3, "paused", False, False),
+        (FULL, "pause", 1, "paused", False, False),
+        (FULL, "cancel", 1, "cancelled", True, False),
         (BAD, "run", 1, "failed", True, False),
         (BAD, "pause", 1, "failed", True, False),
         (BAD, "cancel", 1, "cancelled", True, False),
@@ -72,7 +77,8 @@ def test_every_ending_has_one_legal_verdict(
     verdict = decide(running(wanted=wanted, attempt=attempt), ending, max_attempts=3)
     assert (verdict.to, verdict.is_counted, verdict.is_retry) == (to, is_counted, is_retry)
     assert may_move("running", verdict.to)
-    assert (verdict.error is not None) == (to == "failed")
+    assert verdict.is_starved == (ending is FULL and wanted == "run")
+    assert (verdict.error is not None) == (to == "failed" or verdict.is_starved)
     assert not (verdict.is_retry and verdict.to in TERMINAL)
 
 
@@ -88,3 +94,11 @@ def test_a_lost_worker_is_told_of_with_its_cause() -> None:
 def test_a_superseded_attempt_decides_nothing() -> None:
     with pytest.raises(AssertionError, match="decides nothing"):
         decide(running(wanted="run"), Superseded(), max_attempts=3)
+
+
+def test_a_full_disk_is_told_with_what_the_job_waits_for() -> None:
+    verdict = decide(running(wanted="run"), Starved(needed_bytes=3 * 2**20 - 1), max_attempts=3)
+    assert verdict.error is not None
+    assert verdict.error["code"] == "insufficient_storage"
+    assert verdict.error["needed_bytes"] == 3 * 2**20 - 1
+    assert "once 3 MiB are free" in str(verdict.error["message"])

@@ -136,6 +136,7 @@ async def test_a_model_in_use_is_not_evicted(bench: Bench) -> None:
     assert await bench.ask("c") == "hi"
 
 
+@pytest.mark.row("CRA-17")
 async def test_the_first_crash_restarts_and_others_back_off_until_the_breaker_opens(
     bench: Bench,
 ) -> None:
@@ -175,6 +176,7 @@ async def test_success_forgets_earlier_crashes(bench: Bench) -> None:
     assert await bench.ask("a") == "hi"
 
 
+@pytest.mark.row("CRA-17")
 async def test_a_crash_ends_the_request_and_the_next_one_is_served(bench: Bench) -> None:
     async with bench.pool.use(PROJECT, "a"):
         bench.launcher.engines["a"][0].crash_after_tokens = 2
@@ -184,6 +186,7 @@ async def test_a_crash_ends_the_request_and_the_next_one_is_served(bench: Bench)
     assert await bench.ask("a") == "hi"
 
 
+@pytest.mark.row("CRA-19")
 async def test_a_folder_that_does_not_load_is_tried_again_when_asked_again(bench: Bench) -> None:
     for _ in range(4):
         bench.launcher.failures = [InvalidCheckpointError("a tensor is missing")]
@@ -200,6 +203,7 @@ async def test_an_unknown_or_foreign_model_is_not_found(bench: Bench) -> None:
     assert bench.loads() == []
 
 
+@pytest.mark.row("CRA-19")
 async def test_a_forgotten_model_finishes_what_runs_and_is_loaded_anew(bench: Bench) -> None:
     async with bench.pool.use(PROJECT, "a") as (_, engine):
         await bench.pool.forget(PROJECT, "a")

@@ -69,6 +69,7 @@ def test_a_folder_that_purvey_saved_is_read_by_its_manifest(folder: Path) -> Non
     assert checked.manifest.labels == ("ham", "spam")
 
 
+@pytest.mark.row("FIL-13")
 @pytest.mark.parametrize(
     ("damage", "named"),
     [

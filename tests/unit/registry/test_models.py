@@ -114,6 +114,7 @@ async def test_a_deleted_model_is_gone_at_once(registry: ModelRegistry, base: Mo
         await registry.delete(PROJECT, base.name)
 
 
+@pytest.mark.row("CRA-27")
 async def test_a_model_that_a_job_starts_from_stays(
     registry: ModelRegistry, database: Database, base: ModelRecord
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_model_that_a_job_starts_from_stays(
     await registry.delete(PROJECT, base.name)
 
 
+@pytest.mark.row("FIL-17")
 async def test_an_adapter_brings_its_base_and_keeps_it(
     registry: ModelRegistry,
     database: Database,
@@ -152,6 +154,7 @@ async def test_an_adapter_brings_its_base_and_keeps_it(
         await registry.source(adapter)
 
 
+@pytest.mark.row("FIL-19")
 async def test_a_stored_model_whose_bytes_changed_is_not_handed_out(
     registry: ModelRegistry, database: Database, artifacts: Artifacts, tmp_path: Path
 ) -> None:

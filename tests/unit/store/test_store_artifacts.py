@@ -47,6 +47,25 @@ def test_equal_content_is_one_artifact(artifacts: Artifacts, tmp_path: Path) -> 
     assert len(list((tmp_path / "artifacts").iterdir())) == 1
 
 
+def test_equal_content_that_is_published_meanwhile_stays_where_it_is(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either was there; what the first one published may be in use by then."""
+    write_manifest, inodes = module._write_manifest, list[int]()
+
+    def overtaken(folder: Path, manifest: module.ArtifactManifest) -> None:
+        monkeypatch.undo()
+        first = artifacts.publish(output(tmp_path / "first"))
+        inodes.append(first.folder.stat().st_ino)
+        write_manifest(folder, manifest)
+
+    monkeypatch.setattr(module, "_write_manifest", overtaken)
+    second = artifacts.publish(output(tmp_path / "second"))
+    assert [second.folder.stat().st_ino] == inodes
+    assert not (tmp_path / "second").exists()
+    assert len(list((tmp_path / "artifacts").iterdir())) == 1
+
+
 def test_other_content_is_another_artifact(artifacts: Artifacts, tmp_path: Path) -> None:
     first = artifacts.publish(output(tmp_path / "out"))
     second = artifacts.publish(output(tmp_path / "other", weights=b"Weights"))
@@ -108,6 +127,7 @@ def test_an_empty_folder_is_refused(artifacts: Artifacts, tmp_path: Path) -> Non
         artifacts.publish(tmp_path / "out")
 
 
+@pytest.mark.row("CRA-09")
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(errno.ENOSPC, InsufficientStorageError), (errno.EIO, StorageUnavailableError)],
@@ -129,6 +149,7 @@ def test_a_disk_that_refuses_publishes_nothing(
     assert (tmp_path / "out").exists()
 
 
+@pytest.mark.row("CRA-31")
 def test_a_torn_removal_leaves_no_artifact(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +186,7 @@ def test_a_removed_artifact_is_gone_and_may_be_removed_again(
     assert artifacts.digests() == []
 
 
+@pytest.mark.row("CRA-27")
 def test_a_published_artifact_stays_until_each_of_its_publishers_lets_it_go(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_what_a_kill_left_is_swept_at_the_next_start(blobs: Blobs, tmp_path: Pat
     assert entries(tmp_path) == [kept.sha256]
 
 
+@pytest.mark.row("CRA-09")
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
@@ -127,6 +128,7 @@ def test_a_disk_that_refuses_acknowledges_nothing(
     assert not any(name.startswith(ASIDE) for name in entries(tmp_path))
 
 
+@pytest.mark.row("CRA-09")
 def test_bytes_are_synced_before_they_get_their_name(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def refusal(path: Path) -> SettingError:
     return caught.value
 
 
+@pytest.mark.row("CRA-11")
 def test_a_damaged_header_is_refused(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[:16] = b"x" * 16
@@ -126,6 +127,7 @@ def test_a_damaged_header_is_refused(file: Path) -> None:
     assert "damaged" in refusal(file).message
 
 
+@pytest.mark.row("CRA-11")
 def test_a_damaged_page_is_refused(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[4_096 : 4_096 * 3] = b"\xff" * 8_192
@@ -133,16 +135,19 @@ def test_a_damaged_page_is_refused(file: Path) -> None:
     assert "damaged" in refusal(file).message
 
 
+@pytest.mark.row("CRA-11")
 def test_an_empty_file_is_refused(file: Path) -> None:
     file.write_bytes(b"")
     assert "damaged" in refusal(file).message
 
 
+@pytest.mark.row("CRA-11")
 def test_a_cut_file_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:20_000])
     assert "damaged" in refusal(file).message
 
 
+@pytest.mark.row("CRA-11")
 def test_a_newer_schema_is_refused(file: Path) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -158,11 +163,27 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     assert "not a database of Purvey" in refusal(path).message
 
 
+@pytest.mark.row("CRA-11")
 def test_a_log_without_its_database_is_not_replayed_into_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "purvey.db-wal").write_bytes(b"of another database")
     with pytest.raises(SettingError, match="damaged"):
         schema.prepare(tmp_path / "purvey.db")
     assert not (tmp_path / "purvey.db").exists()
+
+
+@pytest.mark.row("CRA-11")
+def test_a_lost_log_is_refused_and_a_lost_index_of_it_is_not(file: Path, tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{file}", clock=FakeClock())
+    database.write_now(_add_project)
+    for name in ("log-lost.db", "index-lost.db"):
+        shutil.copy(file, tmp_path / name)
+    shutil.copy(f"{file}-shm", tmp_path / "log-lost.db-shm")
+    shutil.copy(f"{file}-wal", tmp_path / "index-lost.db-wal")
+    database.close()
+    assert "log-lost.db-wal, which holds" in refusal(tmp_path / "log-lost.db").message
+    again = Database.open(f"sqlite:///{tmp_path / 'index-lost.db'}", clock=FakeClock())
+    assert again.read_now(_count_projects) == 1
+    again.close()
 
 
 def test_a_folder_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:

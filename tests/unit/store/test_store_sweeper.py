@@ -1,7 +1,12 @@
 """What no row names leaves the disk, and nothing else does."""
 
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,7 @@ from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
 from purvey.store.sweeper import Sweeper
+from purvey.testing.clock import FakeClock
 
 
 class Disk:
@@ -128,6 +134,7 @@ async def test_an_artifact_on_its_way_into_a_row_stays(disk: Disk) -> None:
     disk.artifacts.verify(digest)
 
 
+@pytest.mark.row("CRA-31")
 async def test_a_start_removes_what_nobody_names_and_keeps_the_rest(disk: Disk) -> None:
     model, dataset = disk.publish(b"model"), disk.publish(b"dataset")
     disk.name_as_model(model)
@@ -163,3 +170,64 @@ async def test_a_disk_that_refuses_fails_nobody(
     digest = disk.publish(b"weights")
     await disk.sweeper.collect_artifact(digest)
     assert disk.artifacts.digests() == [digest]
+
+
+KILLED = 9
+
+
+def killed_at(hit: int, url: str, root: Path) -> int:
+    """Sweep in a process that dies before its removal number `hit`; return its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    count = itertools.count(1)
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:  # as the function of `os`
+        def operation(*given: Any, **named: Any) -> Any:
+            if next(count) == hit:
+                os._exit(KILLED)
+            return real(*given, **named)
+
+        return operation
+
+    for name in ("rename", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+    try:
+        start_and_sweep(url, root)
+        os._exit(0)
+    finally:
+        os._exit(1)  # never back into the tests
+
+
+def start_and_sweep(url: str, root: Path) -> Disk:
+    database = Database.open(url, clock=FakeClock())
+    disk = Disk(root, database)
+    asyncio.run(disk.sweeper.sweep())
+    database.close()
+    return disk
+
+
+@pytest.mark.row("CRA-31")
+def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'purvey.db'}"
+    database = Database.open(url, clock=FakeClock())
+    disk = Disk(tmp_path, database)
+    model, blob = disk.publish(b"model"), disk.upload(b"a file")
+    disk.name_as_model(model)
+    needed = {disk.leave_work(status) for status in ("queued", "running", "paused", "failed")}
+    database.close()
+    names, hit, status = ["succeeded", "cancelled", "of no row"], 0, KILLED
+    while status == KILLED:
+        hit += 1
+        for content in (b"left", b"left too"):
+            disk.publish(content)
+            disk.blobs.put_bytes(content)
+        for name in names:
+            (disk.work / f"job_{name}" / "work").mkdir(parents=True, exist_ok=True)
+        status = killed_at(hit, url, tmp_path)
+        start_and_sweep(url, tmp_path)
+        assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [model]
+        assert [path.name for path in (tmp_path / "blobs").iterdir()] == [blob]
+        assert set(disk.work.iterdir()) == needed
+        disk.artifacts.verify(model)
+    assert (status, hit > 10) == (0, True)

@@ -52,6 +52,7 @@ class Held:
         assert self._free.wait(10)
 
 
+@pytest.mark.row("CRA-13")
 def test_writing_is_durable_by_pragma(database: Database) -> None:
     def pragmas(conn: Connection) -> tuple[object, ...]:
         names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")

@@ -1,8 +1,11 @@
 """Log lines: one per event whatever is in them, and never the content of users."""
 
 import asyncio
+import errno
+import io
 import json
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -165,3 +168,13 @@ def test_long_values_are_cut(stream: Stream) -> None:
     logs.configure("json", "info")
     logger.info("worker.printed", extra={"text": "x" * 100_000})
     assert len(stream.getvalue()) < 2 * logs.MAX_VALUE_CHARS
+
+
+def test_a_log_on_a_full_disk_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    logs.configure("json", "info")
+    logger.info("job.claimed")

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,8 +30,10 @@ from purvey.errors import DivergedError, InvalidFileError, StorageUnavailableErr
 from purvey.ipc.link import Link
 from purvey.models.folder import safetensors_file
 from purvey.worker import job as job_module
+from purvey.worker import job_link
 from purvey.worker.job import failure_of, last_word, run
 from purvey.worker.job_link import JobInterrupted, JobLink
+from purvey.worker.watchdog import Watchdog
 
 SPEC = JobSpec(
     job_id="job_1",
@@ -125,6 +128,33 @@ def test_heartbeats_come_while_the_runner_is_busy(
     thread.join()
 
 
+@pytest.mark.row("CRA-25")
+def test_a_runner_that_hangs_is_given_up_with_a_last_word(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = threading.Event()
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+
+    def runner(spec: JobSpec, job: JobLink) -> ModelTrained:
+        dog = Watchdog(least_s=0.01, on_stall=job.give_up)
+        with dog.watching(), dog.step():
+            left.wait()
+        return ModelTrained()
+
+    thread = run_with(runner, supervisor, monkeypatch)
+    supervisor.send(SPEC)
+    last = supervisor.next_but_heartbeats()
+    assert isinstance(last, JobFailed)
+    assert (last.code, last.is_transient) == ("worker_crashed", True)
+    assert last.message.startswith("stalled: step 1 ")
+    while not exits:
+        left.wait(0.01)
+    assert exits == [job_link.STALLED_STATUS]
+    left.set()
+    thread.join()
+
+
 def obey(spec: JobSpec, job: JobLink) -> ModelTrained:
     job.event("Working.")
     tick = threading.Event()
@@ -190,6 +220,10 @@ def test_no_spec_is_its_own_exit_status(supervisor: Supervisor) -> None:
         (
             OSError(errno.ENOSPC, "No space left on device"),
             JobFailed(code="insufficient_storage", message="the disk is full.", is_transient=True),
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            JobFailed(code="storage_unavailable", message="the disk refused.", is_transient=True),
         ),
         (
             ValueError("a training row"),

@@ -65,7 +65,7 @@ class Fields:
         """Return a finite number above zero."""
         value = self._given(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
+        if not is_number or not _is_finite(value) or value <= 0:
             raise self.refusal(name, "must be a finite number above zero")
         return float(value)
 
@@ -108,3 +108,11 @@ class Fields:
         if value is None:
             raise self.refusal(name, "is missing")
         return value
+
+
+def _is_finite(number: float) -> bool:
+    """Tell whether a float holds it: JSON may spell an integer of any length."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

@@ -4,8 +4,6 @@ Layout: 8 bytes little-endian header length, a JSON header, then the tensors' by
 holes or overlaps (https://github.com/huggingface/safetensors, "Format").
 """
 
-import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from purvey.contracts.tensor_header import MAX_HEADER_BYTES, num_elements, parse_header
 from purvey.errors import InvalidCheckpointError
 
-MAX_HEADER_BYTES = 16 * 2**20
 _MAX_DIMENSIONS = 8
-_MAX_TENSORS = 100_000
+_KEYS = {"dtype", "shape", "data_offsets"}
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
 _ITEM_BYTES |= {"U8": 1, "BOOL": 1}
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32}
@@ -55,12 +53,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
             raise _refusal(path, "its header does not fit the file")
         raw = stream.read(header_bytes)
     try:
-        entries = json.loads(raw, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError):
-        raise _refusal(path, "its header is not JSON without duplicates") from None
-    if not isinstance(entries, dict) or len(entries) > _MAX_TENSORS:
-        raise _refusal(path, f"its header is no object of at most {_MAX_TENSORS} tensors")
-    entries.pop("__metadata__", None)
+        entries = parse_header(raw)
+    except ValueError as error:
+        what = f"its header is not a JSON object without duplicates: {error}"
+        raise _refusal(path, what[:200]) from None
     headers = {name: _tensor_header(path, name, entry) for name, entry in entries.items()}
     _check_contiguous(path, headers, size - 8 - header_bytes)
     return headers
@@ -85,7 +81,8 @@ def read_tensors(path: Path, *, is_finite_required: bool = True) -> dict[str, Te
     if is_finite_required:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise _refusal(path, f"tensor {name!r} holds values that are not finite")
+                what = f"tensor {name[:200]!r} holds values that are not finite"
+                raise _refusal(path, what)
     return tensors
 
 
@@ -134,19 +131,23 @@ def _named_os_error(path: Path) -> Iterator[None]:
 
 
 def _tensor_header(path: Path, name: str, entry: Any) -> TensorHeader:  # noqa: ANN401 (JSON)
+    tensor = f"tensor {name[:200]!r}"
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise _refusal(path, f"tensor {name!r} is described incompletely") from None
+        raise _refusal(path, f"{tensor} is described incompletely") from None
+    if entry.keys() != _KEYS:
+        raise _refusal(path, f"{tensor} is described by more than {sorted(_KEYS)}")
     numbers = [*shape, start, end] if isinstance(shape, list) else [None]
     if not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
-        raise _refusal(path, f"tensor {name!r} has an impossible shape or offset")
+        raise _refusal(path, f"{tensor} has an impossible shape or offset")
     if len(shape) > _MAX_DIMENSIONS:
-        raise _refusal(path, f"tensor {name!r} has more than {_MAX_DIMENSIONS} dimensions")
+        raise _refusal(path, f"{tensor} has more than {_MAX_DIMENSIONS} dimensions")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise _refusal(path, f"tensor {name!r} has the unsupported type {dtype!r}")
-    if math.prod(shape) * _ITEM_BYTES[dtype] != end - start:
-        raise _refusal(path, f"tensor {name!r} has bytes that do not fit its shape")
+        raise _refusal(path, f"{tensor} has the unsupported type {str(dtype)[:40]!r}")
+    elements = num_elements(shape)
+    if elements is None or elements * _ITEM_BYTES[dtype] != end - start:
+        raise _refusal(path, f"{tensor} has bytes that do not fit its shape")
     return TensorHeader(dtype=dtype, shape=tuple(shape), start=start, end=end)
 
 
@@ -154,17 +155,10 @@ def _check_contiguous(path: Path, headers: Mapping[str, TensorHeader], num_bytes
     position = 0
     for name, header in sorted(headers.items(), key=lambda item: (item[1].start, item[1].end)):
         if header.start != position:
-            raise _refusal(path, f"tensor {name!r} leaves a hole or overlaps another")
+            raise _refusal(path, f"tensor {name[:200]!r} leaves a hole or overlaps another")
         position = header.end
     if position != num_bytes:
         raise _refusal(path, f"its tensors cover {position} of {num_bytes} bytes")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("duplicate key")
-    return values
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class ClassifyRequest(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: Given | None = Field(
         None,
-        description="Text, a number, `{'text'}`, `{'image'}` (data URL or file id), or inputs "
-        "by the names that the model declares.",
+        description="Text, a number, `{'text'}`, `{'image'}` (data URL, file id, https address), "
+        "or inputs by the names that the model declares.",
     )
     inputs: (
         Annotated[list[Given], Field(min_length=1, max_length=LIMITS.classify_inputs)] | None

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from purvey.contracts.data import SPLITS, ColumnKind, DatasetConfig, SplitConfig
 from purvey.contracts.ids import new_id
+from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import (
     ConflictError,
@@ -28,6 +29,7 @@ from purvey.server.routing import Routes
 from purvey.server.validation import Body, Question, at_param
 from purvey.store import datasets, files
 from purvey.store.artifacts import Artifacts
+from purvey.telemetry import alarms
 
 routes = Routes(tag="Datasets")
 PREVIEW_NAME = "preview.json"
@@ -59,9 +61,9 @@ class DatasetRequest(Body):
     file_ids: Annotated[list[FileId], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders"] = "auto"
-    columns: dict[ColumnName, ColumnKind] | None = Field(
-        None, description="Kind by column name; inferred unless given."
-    )
+    columns: (
+        Annotated[dict[ColumnName, ColumnKind], Field(max_length=LIMITS.dataset_columns)] | None
+    ) = Field(None, description="Kind by column name; inferred unless given.")
     deduplicate: bool = True
     splits: Splits | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -204,7 +206,11 @@ async def rows(
     record = await _find(call, dataset_id)
     if record.artifact is None:
         raise ConflictError(f"the dataset is {record.status}; it has no rows to show.")
-    preview = await asyncio.to_thread(_preview, call.services.artifacts, record.artifact)
+    try:
+        preview = await asyncio.to_thread(_preview, call.services.artifacts, record.artifact)
+    except IntegrityError:
+        alarms.integrity_failed("dataset", dataset_id=record.id)
+        raise
     return {"object": "list", "data": preview.get(query.split, [])[: query.limit]}
 
 
@@ -268,10 +274,13 @@ def _preview(artifacts: Artifacts, digest: str) -> dict[str, list[Any]]:
         IntegrityError: They are gone from the disk, or not what was stored.
     """
     try:
-        text = (artifacts.folder(digest) / PREVIEW_NAME).read_bytes()
+        text = artifacts.read(digest, PREVIEW_NAME)
         return msgspec.json.decode(text, type=dict[str, list[Any]])
-    except (NotFoundError, OSError, ValueError) as error:
-        raise IntegrityError("the rows of the dataset are gone from the disk.") from error
+    except (NotFoundError, IntegrityError, ValueError) as error:
+        raise IntegrityError(
+            "the stored rows of the dataset are gone, or are not what was written.",
+            hint="Build it again.",
+        ) from error
 
 
 async def _find(call: Call, dataset_id: str) -> DatasetRecord:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -12,7 +13,13 @@ from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ExplanationRecord, FileRecord
-from purvey.errors import CapacityError, InternalError, PurveyError, ShuttingDownError
+from purvey.errors import (
+    CapacityError,
+    InsufficientStorageError,
+    InternalError,
+    PurveyError,
+    ShuttingDownError,
+)
 from purvey.server.metering import metered
 from purvey.server.openai import files
 from purvey.server.policy import Call
@@ -24,6 +31,8 @@ from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 Task = asyncio.Task[ExplanationRecord]
+Stored = TypeVar("Stored")
+ROOM_RETRY_S = 3.0
 
 
 class Explainer:
@@ -94,7 +103,10 @@ def _begin(conn: Connection, call: Call, explanation: ExplanationRecord) -> None
 
 
 async def recover(database: Database) -> None:
-    """Mark what a server that died was computing as failed."""
+    """Mark what a server that died was computing as failed.
+
+    On a full disk that is left to the next start: a server without room still reads and answers.
+    """
     error = ShuttingDownError("the server ended while it was computing this.")
 
     def work(conn: Connection) -> None:
@@ -108,7 +120,10 @@ async def recover(database: Database) -> None:
             )
             kept_answers.forget(conn, record.project_id, record.id)
 
-    await database.write(work)
+    try:
+        await database.write(work)
+    except InsufficientStorageError:
+        logger.warning("explanation.recovery_refused")
 
 
 async def _compute(
@@ -121,11 +136,12 @@ async def _compute(
         await _fail(call, explanation, error)
         raise error from None
     except PurveyError as error:
-        await _fail(call, explanation, error)
+        await _when_there_is_room(lambda: _fail(call, explanation, error))
         raise
     except Exception:
         metrics.BROAD_CATCHES.labels("server.explaining").inc()
-        await _fail(call, explanation, InternalError("the explanation failed."))
+        bug = InternalError("the explanation failed.")
+        await _when_there_is_room(lambda: _fail(call, explanation, bug))
         raise
 
 
@@ -147,7 +163,19 @@ async def _completed(
         "precision": engine.model.precision,
         "artifacts": {"png": f"/v1/files/{picture_id}/content"} if picture_id else {},
     }
-    return await _finish(call, explanation, "completed", body, picture_id)
+    return await _when_there_is_room(
+        lambda: _finish(call, explanation, "completed", body, picture_id)
+    )
+
+
+async def _when_there_is_room(store: Callable[[], Awaitable[Stored]]) -> Stored:
+    """Store how an explanation ended; on a full disk again and again, until cancelled."""
+    while True:
+        try:
+            return await store()
+        except InsufficientStorageError:
+            logger.warning("explanation.waits_for_room")
+        await asyncio.sleep(ROOM_RETRY_S)
 
 
 async def _fail(call: Call, explanation: ExplanationRecord, error: PurveyError) -> None:

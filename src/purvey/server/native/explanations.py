@@ -49,7 +49,7 @@ class Source(Body):
 
     text: Text | None = None
     messages: Annotated[list[Turn], Field(min_length=1, max_length=LIMITS.messages)] | None = None
-    image: str | None = Field(None, description="A data URL or a file id.")
+    image: str | None = Field(None, description="A data URL, a file id or an https address.")
 
 
 class Output(Body):
@@ -105,7 +105,7 @@ class ExplanationBody(Body):
     faithfulness: Faithfulness = Faithfulness()
     include: list[Literal["curves", "heatmap_png"]] = Field(
         ["heatmap_png"],
-        fail_fast=True,
+        max_length=2,
         description="`heatmap_png` draws images; curves are always there.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -190,8 +190,8 @@ async def create(call: Caller, body: ExplanationBody) -> Response:
     """
     explainer: Explainer = call.request.app.state.explainer
     explainer.require_room()
-    request = await _request(call, body)
     record = await call.services.models.get(call.project_id, body.model)
+    request = await _request(call, body)
     now = call.services.clock.now()
     explanation = ExplanationRecord(
         id=new_id("expl_"),
@@ -277,6 +277,11 @@ async def _request(call: Call, body: ExplanationBody) -> ExplanationRequest:
     if target.contrast is not None and target.contrast == target.label:
         raise InvalidValueError("the contrast must be another label.", param="target.contrast")
     turns = tuple(ExplainedMessage(role=t.role, content=t.content) for t in source.messages or ())
+    if sum(len(turn.content) for turn in turns) > LIMITS.prompt_chars:
+        raise InvalidValueError(
+            f"the messages have more than {LIMITS.prompt_chars} characters.",
+            param="input.messages",
+        )
     image = source.image
     return ExplanationRequest(
         messages=turns or None,

@@ -36,7 +36,7 @@ async def batches(
         params: The field of each, for errors.
 
     Raises:
-        InvalidValueError: As `named_inputs` does.
+        InvalidValueError: As `named_inputs` does; other errors as `picture` does.
     """
     batch: list[NamedInputs] = []
     num_bytes = 0
@@ -112,7 +112,7 @@ def _is_finite(number: float) -> bool:
 def _taken(spec: InputSpec) -> str:
     match spec:
         case ImageSpec():
-            return "{'image'}, a base64 data URL or the id of a file,"
+            return "{'image'}, a base64 data URL, the id of a file or an https:// address,"
         case TextSpec():
             return "a text or {'text'}"
         case NumberSpec():

@@ -19,6 +19,7 @@ from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
 from purvey.server.answers import as_json
+from purvey.server.documentation import also_streamed
 from purvey.server.job_routes import (
     Action,
     EventsQuery,
@@ -28,6 +29,7 @@ from purvey.server.job_routes import (
     find,
     send_events,
     steer,
+    streamed_example,
 )
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
@@ -179,6 +181,7 @@ async def retrieve(call: Caller, job_id: str) -> TrainingJob:
     scope="training:read",
     returns=Listing,
     example=events_example("training"),
+    extra=also_streamed(streamed_example("training")),
 )
 async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
     """List what a run has told, or stream it as server-sent events."""
@@ -191,9 +194,10 @@ async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query(
     scope="training:read",
     returns=Listing,
     example=events_example("training"),
+    extra=also_streamed(streamed_example("training")),
 )
 async def metrics(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-    """List a run's numbers: events of type `metrics`."""
+    """List a run's numbers, events of type `metrics`, or stream them as server-sent events."""
     return await send_events(call, await find(call, job_id, "training"), query, only="metrics")
 
 

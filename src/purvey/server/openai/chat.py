@@ -13,6 +13,7 @@ from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidValueError
 from purvey.server import sse
 from purvey.server.answers import TokenUsage, as_json, token_usage
+from purvey.server.documentation import also_streamed
 from purvey.server.generation import (
     Asked,
     FinishReason,
@@ -170,10 +171,19 @@ EXAMPLE = {
     "usage": {"prompt_tokens": 19, "completion_tokens": 8, "total_tokens": 27},
     "system_fingerprint": "fp_3b1f5c6d7e8f",
 }
+_HEAD = {k: v for k, v in EXAMPLE.items() if k not in {"choices", "usage"}} | {
+    "object": "chat.completion.chunk"
+}
+_DELTA = {"index": 0, "delta": {"content": "Return"}, "logprobs": None, "finish_reason": None}
 
 
 @routes.add(
-    "POST", "/v1/chat/completions", scope="inference", returns=ChatCompletion, example=EXAMPLE
+    "POST",
+    "/v1/chat/completions",
+    scope="inference",
+    returns=ChatCompletion,
+    example=EXAMPLE,
+    extra=also_streamed(sse.example({**_HEAD, "choices": [_DELTA]})),
 )
 async def create(call: Caller, body: ChatRequest) -> Response:
     """Answer a conversation.

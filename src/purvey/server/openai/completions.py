@@ -13,6 +13,7 @@ from purvey.contracts.limits import LIMITS
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.server import sse
 from purvey.server.answers import TokenUsage, as_json, token_usage
+from purvey.server.documentation import also_streamed
 from purvey.server.generation import (
     Asked,
     FinishReason,
@@ -115,7 +116,14 @@ EXAMPLE = {
 }
 
 
-@routes.add("POST", "/v1/completions", scope="inference", returns=Completion, example=EXAMPLE)
+@routes.add(
+    "POST",
+    "/v1/completions",
+    scope="inference",
+    returns=Completion,
+    example=EXAMPLE,
+    extra=also_streamed(sse.example(EXAMPLE)),
+)
 async def create(call: Caller, body: CompletionRequest) -> Response:
     """Continue a text.
 

@@ -43,7 +43,9 @@ class InputPart(Body):
 
     type: Literal["input_text", "input_image", "input_json", "output_text"]
     text: str | None = None
-    image_url: str | None = Field(None, description="A base64 data URL or a file id.")
+    image_url: str | None = Field(
+        None, description="A base64 data URL, a file id or an https address."
+    )
     data: dict[str, Any] | Annotated[list[dict[str, Any]], FIRST_PROBLEM] | None = Field(
         None, description="JSON, read as text."
     )
@@ -234,6 +236,11 @@ def _check_question(question: Question, at: str) -> None:
             raise InvalidValueError(f"a {question.type} needs {name!r}.", param=f"{at}.{name}")
         if name != wanted and given:
             raise InvalidValueError(f"a {question.type} has no {name!r}.", param=f"{at}.{name}")
+    if len(_wording(question)) > LIMITS.prompt_chars:
+        raise InvalidValueError(
+            f"a question is longer than {LIMITS.prompt_chars} characters.",
+            param=f"{at}.instructions",
+        )
     values = [(type(value), value) for value in _values(question)]
     if len(set(values)) != len(values):
         raise InvalidValueError("each answer may be named once.", param=f"{at}.{wanted}")

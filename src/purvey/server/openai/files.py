@@ -2,12 +2,13 @@
 
 import asyncio
 import hashlib
+import unicodedata
 from collections.abc import AsyncIterator, Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 from pydantic import Field
 from sqlalchemy import Connection
 from starlette.datastructures import UploadFile
@@ -27,10 +28,12 @@ from purvey.errors import (
 )
 from purvey.server.paging import Listing, PageQuery, listing, listing_example
 from purvey.server.policy import Call, Caller
+from purvey.server.presence import while_present
 from purvey.server.routing import Routes
 from purvey.server.uploads import Upload, read_upload
 from purvey.server.validation import Body, validate
 from purvey.store import files
+from purvey.telemetry import alarms
 
 Purpose = Literal["fine-tune", "assistants", "batch", "vision", "user_data", "evals"]
 CHUNK_BYTES = 2**20
@@ -200,7 +203,7 @@ async def delete(call: Caller, file_id: str) -> DeletedFile:
 async def content(call: Caller, file_id: str) -> FileResponse:
     """Download a file's bytes, always as an attachment."""
     record = await find(call, file_id)
-    path = call.services.blobs.path(record.sha256)
+    path = await stored(call, record)
     try:
         status = await asyncio.to_thread(path.stat)
     except FileNotFoundError:
@@ -217,9 +220,14 @@ class Attachment(FileResponse):
     """A whole file. Ranges are not served: a request for one gets everything."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file."""
+        """Send the file.
+
+        Raises:
+            ClientDisconnect: The client left; no more of the file is read.
+        """
         headers = [h for h in scope["headers"] if h[0] not in {b"range", b"if-range"}]
-        await super().__call__({**scope, "headers": headers}, receive, send)
+        sending = super().__call__({**scope, "headers": headers}, receive, send)
+        await while_present(Request(scope, receive), sending)
 
 
 async def find(call: Call, file_id: str) -> FileRecord:
@@ -233,7 +241,24 @@ async def find(call: Call, file_id: str) -> FileRecord:
 
 def gone(file_id: str, *, param: str | None = None) -> IntegrityError:
     """Return the error of a file whose row is there and whose bytes are not."""
-    return IntegrityError(f"the bytes of file {file_id!r} are gone.", param=param)
+    return IntegrityError(
+        f"the bytes of file {file_id!r} are gone, or are not the ones that were uploaded.",
+        param=param,
+        hint="Upload it again.",
+    )
+
+
+async def stored(call: Call, record: FileRecord, *, param: str | None = None) -> Path:
+    """Return where a file's bytes lie, having read and compared them all.
+
+    Raises:
+        IntegrityError: They are gone, or are not the ones that were uploaded.
+    """
+    try:
+        return await asyncio.to_thread(call.services.blobs.intact, record.sha256)
+    except IntegrityError as error:
+        alarms.integrity_failed("file", file_id=record.id)
+        raise gone(record.id, param=param) from error
 
 
 async def store(
@@ -325,6 +350,8 @@ def _sha256_of(upload: Upload) -> str:
 
 def _file_name(upload: Upload) -> str:
     name = PurePosixPath((upload.file.filename or "").replace("\\", "/")).name or "file"
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise InvalidValueError("the file's name holds a control character.", param="file")
     if len(name) > LIMITS.file_name_chars:
         raise InvalidValueError(
             f"the file's name is longer than {LIMITS.file_name_chars} characters.", param="file"

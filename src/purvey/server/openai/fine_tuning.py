@@ -20,6 +20,7 @@ from purvey.errors import (
     MethodUnsupportedError,
     UnsupportedValueError,
 )
+from purvey.server.documentation import also_streamed
 from purvey.server.job_routes import (
     Action,
     EventsQuery,
@@ -29,6 +30,7 @@ from purvey.server.job_routes import (
     find,
     send_events,
     steer,
+    streamed_example,
 )
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -230,6 +232,7 @@ async def retrieve(call: Caller, job_id: str) -> FineTuningJob:
     scope="training:read",
     returns=Listing,
     example=events_example("fine_tuning"),
+    extra=also_streamed(streamed_example("fine_tuning")),
 )
 async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
     """List what a job has told, newest first, or stream it as server-sent events."""
@@ -375,10 +378,10 @@ async def _check_file(call: Call, file_id: str, param: str) -> None:
             param=param,
             hint="Upload it with purpose 'fine-tune'.",
         )
-    path = call.services.blobs.path(record.sha256)
+    path = await files.stored(call, record, param=param)
     try:
         await asyncio.to_thread(_check_rows, path, param)
-    except FileNotFoundError:
+    except FileNotFoundError:  # deleted a moment ago
         raise files.gone(file_id, param=param) from None
 
 

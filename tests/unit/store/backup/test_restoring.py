@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from purvey.contracts.ids import DEFAULT_PROJECT
+from purvey.contracts.records import JobRecord
 from purvey.errors import (
     InsufficientStorageError,
     IntegrityError,
@@ -17,7 +19,7 @@ from purvey.errors import (
     StorageUnavailableError,
     UnsupportedValueError,
 )
-from purvey.store import schema
+from purvey.store import jobs, schema
 from purvey.store.backup import restoring
 from purvey.store.backup.copying import hash_file
 from purvey.store.backup.manifest import BackupFile, BackupManifest
@@ -72,6 +74,37 @@ def test_every_file_comes_back(backup: Path, new: Path, is_there: bool) -> None:
         assert (new / path).read_bytes() == (backup / path).read_bytes()
     schema.prepare(new / "purvey.db")
     assert [entry.name for entry in new.parent.iterdir()] == ["data"]
+
+
+def test_jobs_that_ran_are_queued_again_at_no_cost(
+    server: "Server", new: Path, tmp_path: Path
+) -> None:
+    """The last attempt too: it is as if the server had been stopped, not as if it had died."""
+    for wanted in ("run", "cancel"):
+        job = JobRecord(
+            id=f"job_{wanted}",
+            project_id=DEFAULT_PROJECT,
+            key_id="key_1",
+            api="training",
+            kind="training",
+            status="running",
+            created_at=0.0,
+            recipe={},
+            recipe_digest="",
+            attempt=3,
+            fence=5,
+            lease="lease_1",
+            lease_expires_at=9.0,
+            wanted="run" if wanted == "run" else "cancel",
+        )
+        server.database.write_now(lambda conn, job=job: jobs.insert(conn, job))  # type: ignore[misc]  # a default cannot be inferred
+    server.back_up(tmp_path / "backup")
+    restore(tmp_path / "backup", new)
+    with closing(sqlite3.connect(new / "purvey.db")) as database:
+        rows = database.execute(
+            "SELECT status, attempt, fence, lease, lease_expires_at FROM jobs ORDER BY position"
+        ).fetchall()
+    assert rows == [("queued", 2, 5, None, None), ("running", 3, 5, "lease_1", 9.0)]
 
 
 def test_a_file_that_is_missing_changed_or_cut_is_named(backup: Path, new: Path) -> None:

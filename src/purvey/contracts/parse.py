@@ -1,0 +1,105 @@
+"""Questions to a parse process and its answers: what must not be trusted, as plain values."""
+
+import msgspec
+
+from purvey.contracts.engine import ChatMessage
+
+
+class CheckTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="check_template"):
+    """Does this chat template compile?"""
+
+    source: str
+
+
+class Prefix(msgspec.Struct, frozen=True, kw_only=True):
+    """The first messages of a conversation, rendered alone."""
+
+    num_messages: int
+    add_generation_prompt: bool
+
+
+class RenderChat(msgspec.Struct, frozen=True, kw_only=True, tag="render_chat"):
+    """What does the template make of this conversation, and of its beginnings?
+
+    Args:
+        source: Jinja text.
+        bos_token: Text of the begin token; may be empty.
+        eos_token: Text of the end token; may be empty.
+        messages: The conversation.
+        add_generation_prompt: Whether an answer is asked for at its end.
+        prefixes: Beginnings to render too.
+    """
+
+    source: str
+    bos_token: str
+    eos_token: str
+    messages: tuple[ChatMessage, ...]
+    add_generation_prompt: bool
+    prefixes: tuple[Prefix, ...] = ()
+
+
+class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image"):
+    """What are the pixels of this image, at this size?
+
+    Args:
+        data: The encoded bytes.
+        height: Rows wanted.
+        width: Columns wanted.
+        channels: 1 for grey, 3 for RGB.
+        max_pixels: Width times height that its header may announce.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    channels: int
+    max_pixels: int
+
+
+class ParserReady(msgspec.Struct, frozen=True, kw_only=True, tag="parser_ready"):
+    """The process has confined itself and takes questions."""
+
+
+class TemplateChecked(msgspec.Struct, frozen=True, kw_only=True, tag="template_checked"):
+    """The template compiles."""
+
+
+class ChatRendered(msgspec.Struct, frozen=True, kw_only=True, tag="chat_rendered"):
+    """The rendered conversation.
+
+    Args:
+        text: The whole.
+        prefix_chars: For each prefix its length in characters, where the whole begins with it;
+            else None.
+    """
+
+    text: str
+    prefix_chars: tuple[int | None, ...] = ()
+
+
+class ImageDecoded(msgspec.Struct, frozen=True, kw_only=True, tag="image_decoded"):
+    """The pixels, upright and without transparency.
+
+    Args:
+        given_width: Columns of the image as it was given, upright.
+        given_height: Rows of it.
+        pixels: One byte each, by rows, then columns, then channels, at the size asked for.
+    """
+
+    given_width: int
+    given_height: int
+    pixels: bytes
+
+
+class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag="unusable"):
+    """It cannot be parsed; a sentence says why."""
+
+    message: str
+
+
+class OutOfMemory(msgspec.Struct, frozen=True, kw_only=True, tag="out_of_memory"):
+    """It needs more memory than the process may have."""
+
+
+ToParser = CheckTemplate | RenderChat | DecodeImage
+FromParser = ParserReady | TemplateChecked | ChatRendered | ImageDecoded | Unusable | OutOfMemory
