@@ -7,6 +7,8 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 DEMO_ARGS ?=
+# Tests wait for processes more than they compute; files stay whole, so that their servers are shared.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-control check fix docs bench soak train faults clean
@@ -30,8 +32,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.engine
 demo: $(VENV)/.engine ## data to served, explained model on this machine; DEMO_ARGS=--exit ends instead of staying up
 	$(BIN)/purvey demo $(DEMO_ARGS)
 
-test: $(VENV)/.dev ## run the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run the test suite, in TEST_PROCESSES processes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-control: pyproject.toml constraints.txt ## run the control plane's tests in an environment without torch
 	$(PYTHON) -m venv $(VENV)-control

@@ -1,6 +1,7 @@
 """A run that was interrupted ends with the very bits of one that was not."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -166,6 +167,7 @@ def sha256(folder: Path, name: str = "model.safetensors") -> str:
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+@pytest.mark.row("CRA-23")
 @pytest.mark.parametrize("optimizer", [ADAMW, SGD], ids=["adamw", "sgd"])
 @pytest.mark.parametrize("recipe_of", [classifier_recipe, language_recipe])
 def test_resumed_weights_are_bit_equal(
@@ -179,6 +181,40 @@ def test_resumed_weights_are_bit_equal(
     assert sha256(resumed) == sha256(whole)
 
 
+def final_state(link: Link) -> dict[str, Any]:
+    """Return hashes of the last checkpoint's tensors, and its counts without its times."""
+    folder = Path(link.checkpoints[-1].folder)
+    state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
+    assert state["is_finished"]
+    tensors = {path.name: sha256(folder, path.name) for path in folder.glob("*.safetensors")}
+    return state | tensors | {"compute_s": None}
+
+
+@pytest.mark.row("CRA-23")
+@pytest.mark.parametrize("recipe_of", [classifier_recipe, language_recipe])
+def test_a_stop_at_any_step_changes_nothing(
+    jobs: Jobs, recipe_of: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """In warm-up, inside an epoch, at its first and last step: tensors and counts are equal."""
+    recipe, dataset = recipe_of(ADAMW), jobs.dataset("rows.csv", sentences())
+    recipe["schedule"] = {"warmup_fraction": 0.4}
+    recipe["train"] |= {"epochs": 2, "batch_size": 12}
+    recipe["test"] = {"bootstrap_samples": 100}
+    whole = Link()
+    jobs.run(recipe, dataset, link=whole, work=jobs.folder())
+    total = whole.steps[-1]
+    assert total >= 6
+    border = total // 2
+    for stop in (0, 1, border - 1, border, border + 1, total - 1):
+        first, second, work = Link(stop_at=stop), Link(), jobs.folder()
+        with pytest.raises(JobInterrupted):
+            jobs.run(recipe, dataset, link=first, work=work)
+        [saved] = first.checkpoints
+        assert saved.step == stop
+        jobs.run(recipe, dataset, link=second, work=work, resume_from=saved.folder)
+        assert final_state(second) == final_state(whole), stop
+
+
 def test_the_seed_decides_the_weights(jobs: Jobs) -> None:
     dataset = jobs.dataset("rows.csv", sentences())
     recipe = classifier_recipe(ADAMW)
@@ -188,6 +224,7 @@ def test_the_seed_decides_the_weights(jobs: Jobs) -> None:
     assert sha256(first) == sha256(again) != sha256(other)
 
 
+@pytest.mark.row("CRA-23")
 def test_a_resumed_adapter_is_bit_equal(jobs: Jobs) -> None:
     dataset = jobs.dataset("rows.csv", sentences())
     folder = jobs.run(language_recipe(ADAMW), dataset, link=Link(), work=jobs.folder())
@@ -255,6 +292,7 @@ def test_a_checkpoint_of_other_code_is_refused(jobs: Jobs) -> None:
         jobs.run(recipe, dataset, link=Link(), work=work, resume_from=resume_from, module_root=root)
 
 
+@pytest.mark.row("CRA-23")
 def test_a_finished_run_resumes_without_training_further(jobs: Jobs) -> None:
     dataset, work = jobs.dataset("rows.csv", sentences()), jobs.folder()
     first = Link()

@@ -192,9 +192,7 @@ def error_of(response: httpx2.Response) -> PurveyError:
 
 def error_from_body(body: Mapping[str, Any]) -> PurveyError:
     """Rebuild an error from the API's error object, whose message already holds the hint."""
-    error = from_code(str(body["code"]), str(body["message"]), param=body.get("param"))
-    error.hint = ""
-    return error
+    return from_code(str(body["code"]), str(body["message"]), param=body.get("param"))
 
 
 def _present(query: Query | None) -> dict[str, str | int | float | bool]:

@@ -1,5 +1,7 @@
 """Parquet files: flat columns of text, numbers, booleans, bytes, or Hugging Face image structs."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +43,15 @@ def read_parquet(path: Path, *, source: str) -> RawTable:
     )
 
 
+def rehearse() -> None:
+    """Let the library fail once, while there is memory for all that a failure needs.
+
+    A thread's first C++ exception takes memory of its own; without any left the process aborts.
+    """
+    with contextlib.suppress(pa.ArrowException, OSError):
+        pq.ParquetFile(io.BytesIO(b"no table"))
+
+
 def _check_announced(file: pq.ParquetFile, *, source: str) -> None:
     """Refuse a file by its footer. Of its columns' chunks no more is asked: damage there aborts."""
     check_row_count(source, max(0, file.metadata.num_rows))
@@ -53,7 +64,8 @@ def _check_announced(file: pq.ParquetFile, *, source: str) -> None:
 def _columns(file: pq.ParquetFile, *, source: str) -> dict[str, list[Cell]]:
     columns: dict[str, list[Cell]] = {name: [] for name in file.schema_arrow.names}
     num_bytes = 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+    # In this thread alone: another one may lack the memory for its first steps, which aborts.
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
         num_bytes += sum(map(_inflated_bytes, batch.columns))
         if num_bytes > LIMITS.archive_bytes:
             raise InvalidFileError(

@@ -1,6 +1,6 @@
 """Rows of checkpoints: folders that are complete on disk."""
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from purvey.contracts.records import CheckpointRecord
 from purvey.store import jobs
@@ -17,6 +17,23 @@ def insert(conn: Connection, record: CheckpointRecord, *, fence: int | None = No
     if fence is not None:
         jobs.guard(conn, record.job_id, fence)
     conn.execute(CHECKPOINTS.insert(), to_row(record))
+
+
+def forget(conn: Connection, job_id: str, *, fence: int) -> None:
+    """Delete a job's checkpoints, whose folders are gone.
+
+    Raises:
+        StaleFencingTokenError: The job does not run under `fence`; nothing was deleted.
+    """
+    jobs.guard(conn, job_id, fence)
+    conn.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.job_id == job_id))
+
+
+def furthest_step(conn: Connection, job_id: str) -> int:
+    """Return the highest step that the job has saved; -1 before the first."""
+    highest = select(func.max(CHECKPOINTS.c.step)).where(CHECKPOINTS.c.job_id == job_id)
+    found: int | None = conn.execute(highest).scalar()
+    return -1 if found is None else found
 
 
 def page(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from purvey import failpoints
+from purvey.contracts.jobs import CHECKPOINT_ASIDE
 from purvey.errors import IntegrityError
 from purvey.models.folder.safetensors_file import write_tensors
 from purvey.train.state import RunState
@@ -69,8 +70,11 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
         OSError: The disk refuses; no folder carries the checkpoint's name.
     """
     final = root / f"step-{snapshot.state.step:08d}"
+    if not root.exists():
+        root.mkdir(parents=True)
+        _flush(root.parent)
     if not _is_usable(final, run_digest=run_digest):
-        aside = root / f".writing-{snapshot.state.step:08d}"
+        aside = root / f"{CHECKPOINT_ASIDE}{snapshot.state.step:08d}"
         _fill(aside, snapshot, run_digest=run_digest)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)

@@ -10,6 +10,7 @@ from purvey.contracts.jobs import DatasetBuilt, JobSpec
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.recipe import first_problem
 from purvey.data.build import build_dataset
+from purvey.data.parquet import rehearse
 from purvey.errors import InvalidFileError
 from purvey.ipc.confinement import Confinement, memory_of_machine
 
@@ -32,6 +33,7 @@ def run_confined(spec: JobSpec, link: EventLink) -> DatasetBuilt:
     Raises:
         InvalidFileError: As `run`, or the files need more memory than the process may take.
     """
+    rehearse()
     memory_bytes = min(LIMITS.dataset_bytes, memory_of_machine() * 3 // 4)
     Confinement(memory_bytes=memory_bytes, file_bytes=LIMITS.dataset_bytes, open_files=_OPEN_FILES)
     try:
