@@ -10,6 +10,7 @@ from purvey.engine.attention import PagedAttention
 from purvey.engine.batch import TILE_TOKENS, build_batch
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache
 from purvey.engine.request import Sequence
+from purvey.models.attention.base import AttentionRule
 from purvey.models.attention.reference import paged_attention
 from purvey.models.config import DecoderConfig
 
@@ -35,8 +36,19 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+RULES = {
+    "plain": AttentionRule(scale=HEAD_SIZE**-0.5),
+    "window": AttentionRule(scale=0.3, window=17),
+    "window of one": AttentionRule(scale=0.3, window=1),
+    "wide window": AttentionRule(scale=0.3, window=10_000),
+    "capped window": AttentionRule(scale=0.3, window=40, softcap=1.5),
+    "capped": AttentionRule(scale=0.3, softcap=1.5),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (6, 1)])
-def test_a_mixed_step_equals_the_reference(num_heads: int, num_kv_heads: int) -> None:
+def test_a_mixed_step_equals_the_reference(num_heads: int, num_kv_heads: int, rule: str) -> None:
     config = DecoderConfig(
         vocabulary_size=1,
         hidden_size=num_heads * HEAD_SIZE,
@@ -60,7 +72,7 @@ def test_a_mixed_step_equals_the_reference(num_heads: int, num_kv_heads: int) ->
     num_rows = len(batch.tokens_T)
     q_TNH = _random(num_rows, num_heads, HEAD_SIZE)
     k_TKH, v_TKH = (_random(num_rows + i, num_kv_heads, HEAD_SIZE)[:num_rows] for i in (0, 1))
-    found = PagedAttention(cache, batch)(1, q_TNH, k_TKH, v_TKH)
+    found = PagedAttention(cache, batch)(1, q_TNH, k_TKH, v_TKH, RULES[rule])
     for pool, new in zip(pools, (k_TKH, v_TKH), strict=True):
         pool[batch.slots_T] = new
     k_PBKH, v_PBKH = (p.view(NUM_BLOCKS, BLOCK_TOKENS, num_kv_heads, HEAD_SIZE) for p in pools)
@@ -71,6 +83,6 @@ def test_a_mixed_step_equals_the_reference(num_heads: int, num_kv_heads: int) ->
         tables=[torch.tensor(s.blocks) for s in sequences],
         starts=[s.num_cached for s in sequences],
         lengths=[s.num_pending for s in sequences],
-        scale=HEAD_SIZE**-0.5,
+        rule=RULES[rule],
     )
     assert (found - expected).abs().max() < TOLERANCE

@@ -22,7 +22,7 @@ from purvey.engine.runner import Runner
 from purvey.engine.sampling import choose
 from purvey.engine.work import EndReason
 from purvey.errors import PurveyError
-from purvey.models.config import DecoderConfig
+from purvey.models.config import DecoderConfig, Rope
 from purvey.models.decoder import Decoder
 
 CONFIGS = {
@@ -50,6 +50,29 @@ CONFIGS = {
         initializer_std=0.2,
         is_tied=False,
         has_qkv_bias=True,
+    ),
+    "gemma": DecoderConfig(
+        family="gemma2",
+        vocabulary_size=331,
+        hidden_size=48,
+        mlp_size=172,
+        num_layers=3,
+        num_heads=6,
+        num_kv_heads=2,
+        head_size=8,
+        context_tokens=256,
+        initializer_std=0.2,
+        local_rope=Rope(theta=500.0),
+        unrotated_layers=(1,),
+        windows=(21, None, 21),
+        activation="gelu_tanh",
+        norm_offset=1.0,
+        has_qk_norm=True,
+        has_output_norms=True,
+        embedding_scale=6.9,
+        attention_scale=0.3,
+        attention_softcap=2.0,
+        logit_softcap=9.0,
     ),
 }
 
@@ -151,16 +174,21 @@ def run_out(core: Core) -> None:
         core.check()
 
 
+def activated(layer: RowLinear, x_TI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the layer's rows behind each activation."""
+    return layer.activated(x_TI, "silu"), layer.activated(x_TI, "gelu_tanh")
+
+
 def test_a_linear_row_has_the_same_bits_in_any_number_of_rows() -> None:
     for kind in (PackedLinear, BlockedLinear) if has_packed_kernels() else (BlockedLinear,):
         for inputs, outputs in ((48, 48), (48, 172), (172, 48), (64, 331), (256, 1000)):
             torch.manual_seed(inputs + outputs)
             layer: RowLinear = kind(torch.randn(outputs, inputs), torch.randn(outputs))
             x_TI, other_TO = torch.randn(70, inputs), torch.randn(70, outputs)
-            whole = (layer(x_TI), layer.silu(x_TI), layer.times(x_TI, other_TO))
+            whole = (layer(x_TI), *activated(layer, x_TI), layer.times(x_TI, other_TO))
             for start, end in ((0, 1), (69, 70), (3, 5), (7, 10), (11, 28), (1, 65)):
                 x, other = x_TI[start:end], other_TO[start:end]
-                part = (layer(x), layer.silu(x), layer.times(x, other))
+                part = (layer(x), *activated(layer, x), layer.times(x, other))
                 for found, expected in zip(part, whole, strict=True):
                     assert torch.equal(found, expected[start:end])
 
@@ -174,7 +202,9 @@ def test_linear_layers_compute_what_torch_does() -> None:
         layer: RowLinear = kind(weight_OI, bias_O)
         torch.testing.assert_close(layer(x_TI), expected, atol=6e-5, rtol=0)
         silu = torch.nn.functional.silu(expected)
-        torch.testing.assert_close(layer.silu(x_TI), silu, atol=6e-5, rtol=0)
+        gelu = torch.nn.functional.gelu(expected, approximate="tanh")
+        for found, wanted in zip(activated(layer, x_TI), (silu, gelu), strict=True):
+            torch.testing.assert_close(found, wanted, atol=6e-5, rtol=0)
         torch.testing.assert_close(layer.times(x_TI, silu), expected * silu, atol=2e-3, rtol=0)
 
 

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from purvey.contracts.engine import Delta, Finished, Generate, Refused, Sampling, Started
 from purvey.contracts.engine import TokenPrompt as Tokens
@@ -37,9 +46,17 @@ SIZES = {
     "bos_token_id": None,
     "pad_token_id": None,
 }
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, Any] = {  # transformers is untyped here
-    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=False)),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, tie_word_embeddings=True)),
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=12),
+    "mistral": MistralConfig(**SIZES, sliding_window=37),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layer_interval=2),
+    "gemma2": Gemma2Config(**SIZES, head_dim=12, sliding_window=37, query_pre_attn_scalar=12),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, head_dim=12, sliding_window=37, query_pre_attn_scalar=12, layer_types=ALTERNATING
+    ),
 }
 
 
@@ -59,8 +76,7 @@ def test_64_greedy_tokens_alone_and_in_a_crowd(family: str, tmp_path: Path) -> N
 
 def _theirs(family: str, prompts: list[list[int]], folder: Path) -> list[list[int]]:
     torch.manual_seed(1)
-    kind, config = CONFIGS[family]
-    model = kind(config).eval()
+    model = AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
     model.save_pretrained(folder)
     outputs = []
     for prompt in prompts:

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from purvey.models.weights import load_folder, save_folder
 
@@ -29,6 +39,16 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
     "rope_theta": 5e5,
 }
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 1e4,
+}
+DEEPSEEK_YARN = YARN | {"mscale": 0.7, "mscale_all_dim": 0.3, "beta_fast": 16, "truncate": False}
+WINDOWED = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GEMMA = {**SIZES, **SPECIAL, "head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 7}
 VARIANTS = {
     "llama-untied": LlamaConfig(**SIZES, tie_word_embeddings=False),
     "llama-tied-wide-heads": LlamaConfig(**SIZES, tie_word_embeddings=True, head_dim=20),
@@ -37,14 +57,45 @@ VARIANTS = {
     "llama-one-kv-head": LlamaConfig(**{**SIZES, "num_key_value_heads": 1}),
     "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True, rope_theta=1e6),
     "qwen2-untied": Qwen2Config(**SIZES, tie_word_embeddings=False),
+    "llama-linear": LlamaConfig(
+        **SIZES, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4}
+    ),
+    "llama-dynamic": LlamaConfig(
+        **SIZES, rope_parameters={"rope_type": "dynamic", "factor": 3.0, "rope_theta": 1e4}
+    ),
+    "llama-yarn": LlamaConfig(**SIZES, rope_parameters=YARN),
+    "llama-yarn-untruncated": LlamaConfig(**SIZES, rope_parameters=DEEPSEEK_YARN),
+    "mistral-window": MistralConfig(**SIZES, sliding_window=7),
+    "mistral-full": MistralConfig(**SIZES, sliding_window=None, head_dim=20),
+    "qwen2-window": Qwen2Config(**SIZES, **WINDOWED),
+    "qwen3": Qwen3Config(**SIZES, head_dim=20, tie_word_embeddings=True),
+    "qwen3-biased-window": Qwen3Config(**SIZES, **WINDOWED, head_dim=12, attention_bias=True),
+    "smollm3": SmolLM3Config(**SIZES, **SPECIAL, no_rope_layer_interval=2),
+    "smollm3-window": SmolLM3Config(
+        **SIZES, **SPECIAL, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=7
+    ),
+    "gemma2": Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    "gemma2-uncapped": Gemma2Config(
+        **GEMMA, attn_logit_softcapping=None, final_logit_softcapping=None
+    ),
+    "gemma3": Gemma3TextConfig(
+        **GEMMA, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "gemma3-stretched": Gemma3TextConfig(
+        **GEMMA,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
 }
 
 
 def random_model(name: str) -> Any:  # transformers is untyped here
     torch.manual_seed(7)
     config = VARIANTS[name]
-    cls = LlamaForCausalLM if config.model_type == "llama" else Qwen2ForCausalLM
-    model = cls(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():  # norms and biases too, and far from symmetric
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model

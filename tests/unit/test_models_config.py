@@ -8,6 +8,7 @@ from purvey.contracts.sizes import DecoderSizes, check_new_decoder
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
+from purvey.models.families import from_hf, to_hf
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -21,12 +22,10 @@ PLAIN: dict[str, Any] = {
 
 
 def test_both_spellings_of_rope_are_read() -> None:
-    older = DecoderConfig.from_hf({**PLAIN, "rope_theta": 5e5})
-    newer = DecoderConfig.from_hf(
-        {**PLAIN, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
-    )
+    older = from_hf({**PLAIN, "rope_theta": 5e5})
+    newer = from_hf({**PLAIN, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
     assert older == newer
-    assert older.rope_theta == 5e5
+    assert older.rope.theta == 5e5
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -37,10 +36,10 @@ def test_what_is_written_is_read_back() -> None:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
-    config = DecoderConfig.from_hf(
+    config = from_hf(
         {**PLAIN, "rope_scaling": scaling, "eos_token_id": [1, 2], "attention_bias": True}
     )
-    assert DecoderConfig.from_hf(config.to_hf()) == config
+    assert from_hf(to_hf(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -56,11 +55,27 @@ def test_what_is_written_is_read_back() -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"num_key_value_heads": 3}, "num_kv_heads"),
         ({"head_dim": 5}, "num_heads"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0}}, "rope_scaling.factor"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
         ({"rope_scaling": [1]}, "rope_scaling"),
         ({"rope_theta": float("nan")}, "rope_theta"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        ({"model_type": "gemma2", "hidden_activation": "relu"}, "hidden_activation"),
+        ({"model_type": "gemma2", "attn_logit_softcapping": -1}, "attn_logit_softcapping"),
+        ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "gemma2", "layer_types": ["chunked_attention"] * 2}, "layer_types"),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "use_bidirectional_attention",
+        ),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": 1}},
+            "rope_parameters",
+        ),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers"),
         ({"eos_token_id": "2"}, "eos_token_id"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"intermediate_size": None}, "intermediate_size"),
@@ -68,7 +83,7 @@ def test_what_is_written_is_read_back() -> None:
 )
 def test_a_wrong_config_is_refused_by_name(change: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidCheckpointError) as refusal:
-        DecoderConfig.from_hf({**PLAIN, **change})
+        from_hf({**PLAIN, **change})
     assert refusal.value.param == named
 
 

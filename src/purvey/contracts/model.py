@@ -6,6 +6,9 @@ import msgspec
 
 MANIFEST_NAME = "purvey.json"
 
+DecoderFamily = Literal["gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"]
+"""`model_type` of the Hugging Face configurations that our decoder computes."""
+
 Task = Literal["text-generation", "text-classification", "image-classification", "classification"]
 Family = Literal["decoder", "text-ngrams", "module"]
 """`decoder`: models/decoder.py. `text-ngrams`: models/text_ngrams.py. `module`: a user's class."""

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from purvey.engine.batch import Batch, Span, Tile
 from purvey.engine.kv_cache import KVCache
+from purvey.models.attention.base import AttentionRule, capped, visible
 
 
 class PagedAttention:
@@ -29,33 +30,71 @@ class PagedAttention:
 
     def __init__(self, cache: KVCache, batch: Batch) -> None:
         self._cache, self._batch = cache, batch
+        self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
 
-    def __call__(self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+    def __call__(
+        self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, rule: AttentionRule
+    ) -> Tensor:
         """Store the new keys and values, then return `out_TNH`."""
         self._cache.write(layer, self._batch.slots_T, k_TKH, v_TKH)
-        parts = [part for span in self._batch.spans for part in self._attend(layer, span, q_TNH)]
+        parts = [
+            part for span in self._batch.spans for part in self._attend(layer, span, q_TNH, rule)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, layer: int, span: Span, q_TNH: Tensor) -> list[Tensor]:
+    def _attend(self, layer: int, span: Span, q_TNH: Tensor, rule: AttentionRule) -> list[Tensor]:
         k_KCH, v_KCH = self._cache.read(layer, span.place)
-        return [
-            _attend_tile(
-                q_TNH[tile.first_row : tile.end_row],
-                k_KCH[:, : tile.num_visible],
-                v_KCH[:, : tile.num_visible],
-                tile,
-            )
-            for tile in span.tiles
-        ]
+        parts = []
+        for tile in span.tiles:
+            seen = slice(_first_visible(tile, rule.window), tile.end)
+            q_QNH = q_TNH[tile.first_row : tile.first_row + tile.num_queries]
+            mask_XC = self._mask(tile, rule.window)
+            parts.append(_attend_tile(q_QNH, k_KCH[:, seen], v_KCH[:, seen], mask_XC, rule))
+        return parts
+
+    def _mask(self, tile: Tile, window: int | None) -> Tensor | None:
+        """Return who sees whom, its rows repeated for each query head of a group.
+
+        None for a single query, which sees all that is read. All layers of a step with the same
+        window share it.
+        """
+        if tile.num_queries == 1:
+            return None
+        first = _first_visible(tile, window)
+        key = (tile.start, tile.end, window)
+        if key not in self._masks:
+            queries_Q = torch.arange(tile.start, tile.end)
+            mask_QC = visible(queries_Q, torch.arange(first, tile.end), window)
+            self._masks[key] = mask_QC.repeat(self._cache.queries_per_key, 1)
+        return self._masks[key]
 
 
-def _attend_tile(q_QNH: Tensor, k_KCH: Tensor, v_KCH: Tensor, tile: Tile) -> Tensor:
+def _first_visible(tile: Tile, window: int | None) -> int:
+    """Return the first position that any query of the tile sees."""
+    return 0 if window is None else max(0, tile.start - window + 1)
+
+
+def _attend_tile(
+    q_QNH: Tensor, k_KCH: Tensor, v_KCH: Tensor, mask_XC: Tensor | None, rule: AttentionRule
+) -> Tensor:
     num_queries, num_heads, head_size = q_QNH.shape
     num_kv_heads = k_KCH.shape[0]
     # The query heads of a group become further queries of their key head: no copy of keys.
     q_QKGH = q_QNH.view(num_queries, num_kv_heads, -1, head_size)
     q_1KXH = q_QKGH.permute(1, 2, 0, 3).reshape(1, num_kv_heads, -1, head_size)
-    k_1KCH, v_1KCH = k_KCH[None], v_KCH[None]
-    out_1KXH = scaled_dot_product_attention(q_1KXH, k_1KCH, v_1KCH, attn_mask=tile.mask_XC)
+    out_1KXH = _attend_heads(q_1KXH, k_KCH[None], v_KCH[None], mask_XC, rule)
     out_KGQH = out_1KXH.view(num_kv_heads, -1, num_queries, head_size)
     return out_KGQH.permute(2, 0, 1, 3).reshape(num_queries, num_heads, head_size)
+
+
+def _attend_heads(
+    q_1KXH: Tensor, k_1KCH: Tensor, v_1KCH: Tensor, mask_XC: Tensor | None, rule: AttentionRule
+) -> Tensor:
+    if rule.softcap is None:
+        return scaled_dot_product_attention(
+            q_1KXH, k_1KCH, v_1KCH, attn_mask=mask_XC, scale=rule.scale
+        )
+    scores_1KXC = capped(q_1KXH @ k_1KCH.transpose(-1, -2) * rule.scale, rule.softcap)
+    if mask_XC is not None:
+        scores_1KXC = scores_1KXC.masked_fill(~mask_XC, float("-inf"))
+    return scores_1KXC.softmax(-1) @ v_1KCH

@@ -1,8 +1,7 @@
 """The rows of one step, packed: tokens, positions, cache slots, and whose they are.
 
 Shape letters, this file only:
-    T = packed tokens   Q = queries of one tile   C = positions the tile sees   R = rows wanted
-    X = Q x query heads per key head
+    T = packed tokens   R = rows wanted
 """
 
 from collections.abc import Sequence as Listed
@@ -19,16 +18,16 @@ TILE_TOKENS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Queries that attend together: rows `first_row` to `end_row`, seeing `num_visible` positions.
-
-    `mask_XC` is true where a query may look, its rows repeated for each query head of a group;
-    None for a single query, which sees everything.
-    """
+    """Queries that attend together: those of positions `start` to `end`, from `first_row` on."""
 
     first_row: int
-    end_row: int
-    num_visible: int
-    mask_XC: Tensor | None  # noqa: N815 (tensors carry their axes)
+    start: int
+    end: int
+
+    @property
+    def num_queries(self) -> int:
+        """Rows of the tile."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +93,7 @@ def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: KVCache) -
     position = start
     while position < end:
         tile_end = min((position // TILE_TOKENS + 1) * TILE_TOKENS, end)
-        row = first_row + position - start
-        tiles.append(
-            Tile(
-                first_row=row,
-                end_row=row + tile_end - position,
-                num_visible=tile_end,
-                mask_XC=_causal(position, tile_end, cache.queries_per_key),
-            )
-        )
+        tiles.append(Tile(first_row=first_row + position - start, start=position, end=tile_end))
         position = tile_end
     return Span(
         sequence=sequence,
@@ -112,10 +103,3 @@ def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: KVCache) -
         place=cache.place(sequence.blocks, end),
         tiles=tuple(tiles),
     )
-
-
-def _causal(start: int, end: int, group: int) -> Tensor | None:
-    if end - start == 1:
-        return None
-    mask_QC = torch.arange(end)[None, :] <= torch.arange(start, end)[:, None]
-    return mask_QC.repeat(group, 1)

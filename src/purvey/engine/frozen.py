@@ -2,7 +2,7 @@
 
 `models/decoder.py` is the definition; this is its fast twin and is tested against it. The
 differences are layout only: weights prepacked (`linear.py`), query, key and value
-projections joined, SiLU and the gate's product fused, rotary angles looked up in a table.
+projections joined, activation and the gate's product fused, rotary angles looked up in a table.
 
 What is guaranteed: given the same token, position and cached keys and values, a row's
 output has the same bits whatever the other rows are and however many. Every operation
@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.functional import embedding, rms_norm
 
 from purvey.engine.linear import row_linear
-from purvey.models.attention.base import Attention
+from purvey.models.attention.base import Attention, capped
+from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Block, Decoder, RMSNorm
-from purvey.models.rope import angles, rotate
+from purvey.models.rope import Angles, rotate
 
 _BYTES_PER_FLOAT = 4
 
@@ -44,31 +45,40 @@ class FrozenDecoder:
         self.num_bytes = _BYTES_PER_FLOAT * _num_floats(decoder)
         context = config.context_tokens
         positions_C = torch.arange(min(context, max_positions or context))
-        self._cos_C1H, self._sin_C1H = angles(positions_C, decoder.rope_frequencies_F)
+        self._angles = decoder.rotary.angles(positions_C)
         self._embedding_VD = decoder.embed_tokens.weight.detach().float()
         head = decoder.lm_head
         self._head = row_linear(self._embedding_VD if head is None else head.weight)
         if head is not None:
             _empty(head)
-        self._norm = _Norm(decoder.norm, config.norm_epsilon)
+        self._norm = _Norm(decoder.norm, config)
         self._layers = [_Layer(block, layer, self) for layer, block in enumerate(_blocks(decoder))]
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attention) -> Tensor:
         """Return the normalised final states `x_TD` of packed tokens; as `Decoder.hidden`."""
-        cos_T1H, sin_T1H = self._cos_C1H[positions_T], self._sin_C1H[positions_T]
         x_TD = embedding(tokens_T, self._embedding_VD)
-        for layer in self._layers:
-            x_TD = layer(x_TD, cos_T1H, sin_T1H, attend)
+        if self.config.embedding_scale != 1.0:
+            x_TD = x_TD * self.config.embedding_scale
+        looked_up: dict[int, Angles] = {id(None): None}
+        for layer, table in zip(self._layers, self._angles, strict=True):
+            if table is not None and id(table) not in looked_up:  # layers share their tables
+                looked_up[id(table)] = table[0][positions_T], table[1][positions_T]
+            x_TD = layer(x_TD, looked_up[id(table)], attend)
         return self._norm(x_TD)
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Return `logits_TV` of final states."""
-        return self._head(x_TD)
+        logits_TV = self._head(x_TD)
+        if self.config.logit_softcap is None or not len(logits_TV):
+            return logits_TV
+        # Row by row: the last elements of a tensor are rounded differently.
+        return torch.stack([capped(row, self.config.logit_softcap) for row in logits_TV])
 
 
 class _Norm:
-    def __init__(self, norm: RMSNorm, epsilon: float) -> None:
-        self._weight_D, self._epsilon = norm.weight.detach().float(), epsilon
+    def __init__(self, norm: RMSNorm, config: DecoderConfig) -> None:
+        self._weight_D = norm.weight.detach().float() + config.norm_offset
+        self._epsilon = config.norm_epsilon
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self._weight_D.shape, self._weight_D, self._epsilon)
@@ -77,12 +87,11 @@ class _Norm:
 class _Layer:
     def __init__(self, block: Block, layer: int, decoder: FrozenDecoder) -> None:
         config, attention, mlp = decoder.config, block.self_attn, block.mlp
-        self._index = layer
+        self._index, self._rule, self._activation = layer, config.rule(layer), config.activation
         self._heads = [config.num_heads, config.num_kv_heads]
         self._kinds = [sum(self._heads), config.num_kv_heads]
         self._head_size = config.head_size
-        self._before_attention = _Norm(block.input_layernorm, config.norm_epsilon)
-        self._before_mlp = _Norm(block.post_attention_layernorm, config.norm_epsilon)
+        self._norms = _Norms(block, config)
         qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
         weights: list[Tensor] = [linear.weight for linear in qkv]
         biases: list[Tensor] = [linear.bias for linear in qkv if linear.bias is not None]
@@ -93,14 +102,50 @@ class _Layer:
         self._down = row_linear(mlp.down_proj.weight, mlp.down_proj.bias)
         _empty(*qkv, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
 
-    def __call__(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
-        qkv_TXH = self._qkv(self._before_attention(x_TD)).view(len(x_TD), -1, self._head_size)
+    def __call__(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
+        norms = self._norms
+        x_TD = x_TD + norms.after_attention(
+            self._attended(norms.before_attention(x_TD), angles, attend)
+        )
+        normed_TD = norms.before_mlp(x_TD)
+        opened_TI = self._gate.activated(normed_TD, self._activation)
+        return x_TD + norms.after_mlp(self._down(self._up.times(normed_TD, opened_TI)))
+
+    def _attended(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
+        qkv_TXH = self._qkv(x_TD).view(len(x_TD), -1, self._head_size)
         qk_TYH, v_TKH = torch.split(qkv_TXH, self._kinds, dim=1)
-        q_TNH, k_TKH = torch.split(rotate(qk_TYH, cos_T1H, sin_T1H), self._heads, dim=1)
-        out_TNH = attend(self._index, q_TNH, k_TKH, v_TKH)
-        x_TD = x_TD + self._output(out_TNH.flatten(1))
-        normed_TD = self._before_mlp(x_TD)
-        return x_TD + self._down(self._up.times(normed_TD, self._gate.silu(normed_TD)))
+        qk_TYH = self._norms.queries_and_keys(qk_TYH, self._heads)
+        if angles is not None:
+            qk_TYH = rotate(qk_TYH, *angles)
+        q_TNH, k_TKH = torch.split(qk_TYH, self._heads, dim=1)
+        out_TNH = attend(self._index, q_TNH, k_TKH, v_TKH, self._rule)
+        return self._output(out_TNH.flatten(1))
+
+
+class _Norms:
+    """The norms of one layer: two, or four, and those of queries and keys."""
+
+    def __init__(self, block: Block, config: DecoderConfig) -> None:
+        self.before_attention = _Norm(block.input_layernorm, config)
+        second = _Norm(block.post_attention_layernorm, config)
+        before, after = block.pre_feedforward_layernorm, block.post_feedforward_layernorm
+        self.before_mlp = second if before is None else _Norm(before, config)
+        self.after_attention: _Norm | _Same = _Same() if before is None else second
+        self.after_mlp: _Norm | _Same = _Same() if after is None else _Norm(after, config)
+        attention = block.self_attn
+        self._of_queries = None if attention.q_norm is None else _Norm(attention.q_norm, config)
+        self._of_keys = None if attention.k_norm is None else _Norm(attention.k_norm, config)
+
+    def queries_and_keys(self, qk_TYH: Tensor, heads: list[int]) -> Tensor:
+        if self._of_queries is None or self._of_keys is None:
+            return qk_TYH
+        q_TNH, k_TKH = torch.split(qk_TYH, heads, dim=1)
+        return torch.cat((self._of_queries(q_TNH), self._of_keys(k_TKH)), dim=1)
+
+
+class _Same:
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        return x_TD
 
 
 def _num_floats(decoder: Decoder) -> int:

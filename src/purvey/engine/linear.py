@@ -16,9 +16,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, silu
+from torch.nn.functional import gelu, linear, pad, silu
+
+from purvey.models.config import Activation
 
 _BLOCK_ROWS = 8
+_FUSED: dict[Activation, tuple[str, str]] = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh")}
+"""oneDNN's operation and its algorithm."""
 
 
 class RowLinear(Protocol):
@@ -28,8 +32,8 @@ class RowLinear(Protocol):
         """Return `y_TO`."""
         ...
 
-    def silu(self, x_TI: Tensor) -> Tensor:
-        """Return `silu(y_TO)`."""
+    def activated(self, x_TI: Tensor, activation: Activation) -> Tensor:
+        """Return `activation(y_TO)`."""
         ...
 
     def times(self, x_TI: Tensor, other_TO: Tensor) -> Tensor:
@@ -64,11 +68,11 @@ class PackedLinear:
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         """Return `y_TO`."""
-        return self._run(x_TI, "none")
+        return self._run(x_TI, "none", "")
 
-    def silu(self, x_TI: Tensor) -> Tensor:
-        """Return `silu(y_TO)`."""
-        return self._run(x_TI, "swish")
+    def activated(self, x_TI: Tensor, activation: Activation) -> Tensor:
+        """Return `activation(y_TO)`."""
+        return self._run(x_TI, *_FUSED[activation])
 
     def times(self, x_TI: Tensor, other_TO: Tensor) -> Tensor:
         """Return `y_TO * other_TO`."""
@@ -77,9 +81,9 @@ class PackedLinear:
         )
         return product_TO
 
-    def _run(self, x_TI: Tensor, activation: str) -> Tensor:
+    def _run(self, x_TI: Tensor, operation: str, algorithm: str) -> Tensor:
         y_TO: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            x_TI, self._packed, self._bias_O, activation, [], ""
+            x_TI, self._packed, self._bias_O, operation, [], algorithm
         )
         return y_TO
 
@@ -99,9 +103,11 @@ class BlockedLinear:
         computed = [linear(rows, self._weight_OI, self._bias_O) for rows in blocks]
         return torch.cat(computed)[:num_rows]
 
-    def silu(self, x_TI: Tensor) -> Tensor:
-        """Return `silu(y_TO)`, row by row: the tail of a tensor is rounded differently."""
-        return torch.stack([silu(row) for row in self(x_TI)])
+    def activated(self, x_TI: Tensor, activation: Activation) -> Tensor:
+        """Return `activation(y_TO)`, row by row: a tensor's tail is rounded differently."""
+        if activation == "silu":
+            return torch.stack([silu(row) for row in self(x_TI)])
+        return torch.stack([gelu(row, approximate="tanh") for row in self(x_TI)])
 
     def times(self, x_TI: Tensor, other_TO: Tensor) -> Tensor:
         """Return `y_TO * other_TO`."""

@@ -1,28 +1,30 @@
-"""The shape of a decoder, read from and written as a Hugging Face `config.json`.
+"""The shape of a decoder: everything that fixes its parameters and its arithmetic.
 
-A foreign `config.json` is untrusted: known fields are copied into our own value, fields that
-name code are refused, and fields that would change the arithmetic in a way we do not compute
-are refused by name rather than ignored.
+`families.py` reads it from a Hugging Face `config.json` and writes it as one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from purvey.contracts.model import DecoderFamily
 from purvey.contracts.sizes import DECODER_COUNTS, DecoderSizes
 from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.models.attention.base import AttentionRule
 from purvey.models.folder.config_fields import Fields
 
-DecoderFamily = Literal["llama", "qwen2"]
-_ARCHITECTURES: dict[DecoderFamily, str] = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-}
-_DEFAULT_CONTEXT: dict[DecoderFamily, int] = {"llama": 2_048, "qwen2": 32_768}
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeScaling:
+class LinearScaling:
+    """Positions divided by a factor (Chen et al. 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
     """Llama 3.1's stretching of rotary wavelengths.
 
     Args:
@@ -39,6 +41,38 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023): slow rotations stretched, fast ones kept, a ramp between.
+
+    Args:
+        factor: By how much slow rotations are stretched.
+        original_context_tokens: Context before stretching.
+        fast_turns: Rotations within that context from which on they are kept.
+        slow_turns: Rotations up to which they are stretched fully.
+        magnitude: Factor on cosine and sine, which sharpens attention.
+        is_truncated: Whether the ramp begins and ends at whole dimensions.
+    """
+
+    factor: float
+    original_context_tokens: int
+    fast_turns: float = 32.0
+    slow_turns: float = 1.0
+    magnitude: float = 1.0
+    is_truncated: bool = True
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """A rotary embedding: base of its wavelengths, and their stretching, if any."""
+
+    theta: float = 10_000.0
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Everything that fixes a decoder's parameters and arithmetic.
 
@@ -52,13 +86,24 @@ class DecoderConfig:
         num_kv_heads: Key/value heads; divides `num_heads`.
         head_size: Width of one head; even.
         context_tokens: Longest prompt plus output.
-        rope_theta: Base of the rotary wavelengths.
-        rope_scaling: Stretching of them, if any.
+        rope: Rotary embedding of layers that see everything, and of all where `local_rope` is None.
+        local_rope: Rotary embedding of layers with a window.
+        unrotated_layers: Layers without a rotary embedding.
+        windows: Per layer, how many positions a query sees, its own included; None sees all.
+            Empty where no layer has a window.
+        activation: Of the gated MLP.
         norm_epsilon: Added to the mean square in RMSNorm.
+        norm_offset: Added to the gain of every norm (Gemma stores it less 1).
+        has_qk_norm: Queries and keys are normalised, head by head, before rotation.
+        has_output_norms: What attention and MLP add to the stream is normalised too.
         is_tied: The output head is the embedding.
         has_qkv_bias: Query, key and value projections have a bias.
         has_output_bias: The attention's output projection has one.
         has_mlp_bias: The MLP's projections have one.
+        embedding_scale: Factor on embedded tokens.
+        attention_scale: Factor on attention's scores; None is `head_size ** -0.5`.
+        attention_softcap: Bound that scores approach by tanh, if any.
+        logit_softcap: Bound that logits approach by tanh, if any.
         bos_id: Begin token, if any.
         eos_ids: Tokens that end an output.
         initializer_std: Standard deviation of fresh weights.
@@ -73,57 +118,26 @@ class DecoderConfig:
     num_kv_heads: int
     head_size: int
     context_tokens: int
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope: Rope = Rope()
+    local_rope: Rope | None = None
+    unrotated_layers: tuple[int, ...] = ()
+    windows: tuple[int | None, ...] = ()
+    activation: Activation = "silu"
     norm_epsilon: float = 1e-6
+    norm_offset: float = 0.0
+    has_qk_norm: bool = False
+    has_output_norms: bool = False
     is_tied: bool = True
     has_qkv_bias: bool = False
     has_output_bias: bool = False
     has_mlp_bias: bool = False
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     initializer_std: float = 0.02
-
-    @classmethod
-    def from_hf(cls, values: Mapping[str, Any]) -> "DecoderConfig":
-        """Read the content of a `config.json` of the Llama or Qwen2 family.
-
-        Raises:
-            InvalidCheckpointError: The file names code, is of another family, misses a field, or
-                asks for arithmetic that is not implemented.
-        """
-        fields = Fields(values)
-        fields.refuse_code()
-        family = fields.choice("model_type", tuple(_ARCHITECTURES))
-        _refuse_unsupported(fields)
-        num_heads = fields.count("num_attention_heads")
-        hidden_size = fields.count("hidden_size")
-        has_bias = fields.flag("attention_bias", default=False)
-        config = cls(
-            family=family,
-            vocabulary_size=fields.count("vocab_size"),
-            hidden_size=hidden_size,
-            mlp_size=fields.count("intermediate_size"),
-            num_layers=fields.count("num_hidden_layers"),
-            num_heads=num_heads,
-            num_kv_heads=fields.count("num_key_value_heads", default=num_heads),
-            head_size=fields.count("head_dim", default=hidden_size // num_heads),
-            context_tokens=fields.count(
-                "max_position_embeddings", default=_DEFAULT_CONTEXT[family]
-            ),
-            rope_theta=_rope(fields).number("rope_theta", default=10_000.0),
-            rope_scaling=_rope_scaling(fields),
-            norm_epsilon=fields.number("rms_norm_eps", default=1e-6),
-            is_tied=fields.flag("tie_word_embeddings", default=False),
-            has_qkv_bias=family == "qwen2" or has_bias,
-            has_output_bias=family == "llama" and has_bias,
-            has_mlp_bias=family == "llama" and fields.flag("mlp_bias", default=False),
-            bos_id=next(iter(fields.ids("bos_token_id")), None),
-            eos_ids=fields.ids("eos_token_id"),
-            initializer_std=fields.number("initializer_range", default=0.02),
-        )
-        config.check()
-        return config
 
     @classmethod
     def from_hyperparameters(
@@ -164,7 +178,7 @@ class DecoderConfig:
             num_kv_heads=sizes.num_kv_heads,
             head_size=sizes.head_size,
             context_tokens=sizes.context_tokens,
-            rope_theta=fields.number("rope_theta", default=10_000.0),
+            rope=Rope(theta=fields.number("rope_theta", default=10_000.0)),
             is_tied=sizes.is_tied,
             bos_id=bos_id,
             eos_ids=eos_ids,
@@ -172,33 +186,21 @@ class DecoderConfig:
         config.check(error=InvalidValueError, at="model.hyperparameters.")
         return config
 
-    def to_hf(self) -> dict[str, Any]:
-        """Return the content of a `config.json` that `transformers` reads (4.x and 5.x)."""
-        values: dict[str, Any] = {
-            "architectures": [_ARCHITECTURES[self.family]],
-            "model_type": self.family,
-            "vocab_size": self.vocabulary_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.mlp_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_size,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.context_tokens,
-            "rms_norm_eps": self.norm_epsilon,
-            "initializer_range": self.initializer_std,
-            "tie_word_embeddings": self.is_tied,
-            "bos_token_id": self.bos_id,
-            "eos_token_id": list(self.eos_ids) or None,
-            "dtype": "float32",
-            "torch_dtype": "float32",
-            "rope_theta": self.rope_theta,
-            "rope_scaling": _scaling_to_hf(self.rope_scaling),
-        }
-        if self.family == "llama":
-            values |= {"attention_bias": self.has_qkv_bias, "mlp_bias": self.has_mlp_bias}
-        return values
+    def rule(self, layer: int) -> AttentionRule:
+        """Return how a layer attends."""
+        scale = self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+        return AttentionRule(
+            scale=scale,
+            window=self.windows[layer] if self.windows else None,
+            softcap=self.attention_softcap,
+        )
+
+    def rope_of(self, layer: int) -> Rope | None:
+        """Return a layer's rotary embedding; None where it has none."""
+        if layer in self.unrotated_layers:
+            return None
+        has_window = bool(self.windows) and self.windows[layer] is not None
+        return self.local_rope if has_window and self.local_rope is not None else self.rope
 
     def with_tokens(self, *, bos_id: int | None, eos_ids: tuple[int, ...]) -> "DecoderConfig":
         """Return a copy with other begin and end tokens."""
@@ -223,46 +225,3 @@ class DecoderConfig:
 
 
 _HYPERPARAMETERS = (*DECODER_COUNTS, "rope_theta", "is_tied")
-
-
-def _refuse_unsupported(fields: Fields) -> None:
-    fields.choice("hidden_act", ("silu",), default="silu")
-    if fields.flag("use_sliding_window", default=False):
-        raise fields.refusal("use_sliding_window", "is not implemented")
-    if fields.values.get("quantization_config"):
-        raise fields.refusal("quantization_config", "is not implemented; export full weights")
-    if _rope(fields).number("partial_rotary_factor", default=1.0) != 1.0:
-        raise fields.refusal("partial_rotary_factor", "is not implemented")
-
-
-def _rope(fields: Fields) -> Fields:
-    """Return the rotary fields: `rope_parameters` of transformers 5, else the 4.x ones."""
-    nested = fields.section("rope_parameters") or fields.section("rope_scaling")
-    return Fields({**fields.values, **nested})
-
-
-def _rope_scaling(fields: Fields) -> RopeScaling | None:
-    nested = Fields(fields.section("rope_parameters") or fields.section("rope_scaling"))
-    kind = nested.values.get("rope_type", nested.values.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise fields.refusal("rope_scaling", f"of type {kind!r} is not implemented")
-    return RopeScaling(
-        factor=nested.number("factor"),
-        low_frequency_factor=nested.number("low_freq_factor"),
-        high_frequency_factor=nested.number("high_freq_factor"),
-        original_context_tokens=nested.count("original_max_position_embeddings"),
-    )
-
-
-def _scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    if scaling is None:
-        return None
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_frequency_factor,
-        "high_freq_factor": scaling.high_frequency_factor,
-        "original_max_position_embeddings": scaling.original_context_tokens,
-    }

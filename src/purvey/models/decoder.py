@@ -1,4 +1,4 @@
-"""One causal transformer for the Llama and Qwen2 families, shared by training and serving.
+"""One causal transformer for every family of `families.py`, shared by training and serving.
 
 Module names are those of Hugging Face's checkpoints without the leading `model.`, so that a
 folder's tensors need no other translation (`weights.py`).
@@ -6,39 +6,38 @@ folder's tensors need no other translation (`weights.py`).
 Shape letters, this file only:
     B = sequences      L = positions of each    T = packed tokens      D = residual width
     N = query heads    K = key/value heads      H = head width         V = vocabulary
+    F = H / 2 rotary frequencies
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import gelu, linear, rms_norm, silu
 
-from purvey.models.attention.base import Attention
+from purvey.models.attention.base import Attention, capped
 from purvey.models.attention.dense import DenseAttention
 from purvey.models.config import DecoderConfig
-from purvey.models.rope import angles, frequencies, rotate
+from purvey.models.rope import Angles, Rotary, rotate
 
 
 class Decoder(nn.Module):
     """A decoder-only language model, computed in float32 unless its parameters are converted.
 
-    Fresh weights are N(0, `initializer_std`) from torch's default generator; norms are 1, biases 0.
+    Fresh weights are N(0, `initializer_std`) from torch's default generator; gains are 1, biases 0.
 
     Args:
         config: Its shape.
     """
-
-    rope_frequencies_F: Tensor  # noqa: N815 (tensors carry their axes)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        self.norm = RMSNorm(config.hidden_size, config)
         self.lm_head: nn.Linear | None = None
         if not config.is_tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
-        self.register_buffer("rope_frequencies_F", frequencies(config), persistent=False)
+        self.rotary = Rotary(config)
         self.reset_parameters()
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
@@ -61,19 +60,17 @@ class Decoder(nn.Module):
             positions_T: Position of each within its sequence (int64).
             attend: Knows which rows belong together; called once per layer, in order.
         """
-        cos_T1H, sin_T1H = angles(positions_T, self.rope_frequencies_F)
-        x_TD = self.embed_tokens(tokens_T)
-        for block in self.layers:
-            x_TD = block(x_TD, cos_T1H, sin_T1H, attend)
+        x_TD = self.embed_tokens(tokens_T) * self.config.embedding_scale
+        for block, angles in zip(self.layers, self.rotary.angles(positions_T), strict=True):
+            x_TD = block(x_TD, angles, attend)
         normed_TD: Tensor = self.norm(x_TD)
         return normed_TD
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Return `logits_TV` in float32 of final states."""
-        if self.lm_head is not None:
-            logits_TV: Tensor = self.lm_head(x_TD)
-            return logits_TV.float()
-        return linear(x_TD, self.embed_tokens.weight).float()
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        logits_TV = linear(x_TD, head.weight).float()
+        return capped(logits_TV, self.config.logit_softcap)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -84,24 +81,40 @@ class Decoder(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
             if isinstance(module, RMSNorm):
-                module.weight.fill_(1.0)
+                module.weight.fill_(1.0 - self.config.norm_offset)
 
 
 class Block(nn.Module):
-    """One layer: attention, then a gated MLP, each on a normalised copy of the stream."""
+    """One layer: attention, then a gated MLP, each on a normalised copy of the stream.
+
+    Where the configuration says so (Gemma), what they add is normalised too; Hugging Face's
+    `post_attention_layernorm` is then the norm behind the attention, not the one before the MLP.
+    """
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        width = config.hidden_size
+        self.input_layernorm = RMSNorm(width, config)
         self.self_attn = SelfAttention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, epsilon=config.norm_epsilon)
+        self.post_attention_layernorm = RMSNorm(width, config)
+        self.pre_feedforward_layernorm: RMSNorm | None = None
+        self.post_feedforward_layernorm: RMSNorm | None = None
+        if config.has_output_norms:
+            self.pre_feedforward_layernorm = RMSNorm(width, config)
+            self.post_feedforward_layernorm = RMSNorm(width, config)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
+    def forward(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
         """Return the stream after this layer."""
-        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_T1H, sin_T1H, attend)
-        added_TD: Tensor = self.mlp(self.post_attention_layernorm(x_TD))
-        return x_TD + added_TD
+        added_TD: Tensor = self.self_attn(self.input_layernorm(x_TD), angles, attend)
+        if self.pre_feedforward_layernorm is None or self.post_feedforward_layernorm is None:
+            x_TD = x_TD + added_TD
+            added_TD = self.mlp(self.post_attention_layernorm(x_TD))
+            return x_TD + added_TD
+        x_TD = x_TD + self.post_attention_layernorm(added_TD)
+        added_TD = self.mlp(self.pre_feedforward_layernorm(x_TD))
+        normed_TD: Tensor = self.post_feedforward_layernorm(added_TD)
+        return x_TD + normed_TD
 
 
 class SelfAttention(nn.Module):
@@ -110,51 +123,67 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self._layer, self._head_size = layer, config.head_size
+        self._rule = config.rule(layer)
         query_size = config.num_heads * config.head_size
         kv_size = config.num_kv_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.has_qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.has_output_bias)
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+        if config.has_qk_norm:
+            self.q_norm = RMSNorm(config.head_size, config)
+            self.k_norm = RMSNorm(config.head_size, config)
 
-    def forward(self, x_TD: Tensor, cos_T1H: Tensor, sin_T1H: Tensor, attend: Attention) -> Tensor:
+    def forward(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
         """Return what attention adds to the stream."""
         heads = (x_TD.shape[0], -1, self._head_size)
         q_TNH = self.q_proj(x_TD).view(heads)
         k_TKH = self.k_proj(x_TD).view(heads)
         v_TKH = self.v_proj(x_TD).view(heads)
-        q_TNH = rotate(q_TNH, cos_T1H, sin_T1H)
-        k_TKH = rotate(k_TKH, cos_T1H, sin_T1H)
-        out_TNH = attend(self._layer, q_TNH, k_TKH, v_TKH)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_TNH, k_TKH = self.q_norm(q_TNH), self.k_norm(k_TKH)
+        if angles is not None:
+            q_TNH, k_TKH = rotate(q_TNH, *angles), rotate(k_TKH, *angles)
+        out_TNH = attend(self._layer, q_TNH, k_TKH, v_TKH, self._rule)
         added_TD: Tensor = self.o_proj(out_TNH.flatten(1))
         return added_TD
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`."""
+    """A gated MLP (Shazeer 2020): `down(act(gate(x)) * up(x))`, `act` SiLU or GELU."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width, inner, bias = config.hidden_size, config.mlp_size, config.has_mlp_bias
+        self._activation = config.activation
         self.gate_proj = nn.Linear(width, inner, bias=bias)
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return what the MLP adds to the stream."""
-        added_TD: Tensor = self.down_proj(silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        gate = self.gate_proj(x_TD)
+        opened = silu(gate) if self._activation == "silu" else gelu(gate, approximate="tanh")
+        added_TD: Tensor = self.down_proj(opened * self.up_proj(x_TD))
         return added_TD
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square (Zhang and Sennrich 2019), in float32, then a gain."""
+    """Division by the root mean square (Zhang and Sennrich 2019), in float32, then a gain.
 
-    def __init__(self, size: int, *, epsilon: float) -> None:
+    Where the gain is stored less an offset (Gemma), it is applied in float32 too.
+    """
+
+    def __init__(self, size: int, config: DecoderConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self._epsilon = epsilon
+        self._epsilon, self._offset = config.norm_epsilon, config.norm_offset
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the normalised stream in its own dtype."""
         normed_TD = rms_norm(x_TD.float(), self.weight.shape, eps=self._epsilon)
+        if self._offset:
+            return (normed_TD * (self._offset + self.weight.float())).to(x_TD.dtype)
         return self.weight * normed_TD.to(x_TD.dtype)

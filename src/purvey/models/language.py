@@ -81,7 +81,7 @@ def save_language_model(folder: Path, model: LanguageModel) -> None:
     tokenizer.save(folder)
     if model.template is not None:
         model.template.save(folder)
-    generation = {"bos_token_id": config.bos_id, "eos_token_id": config.to_hf()["eos_token_id"]}
+    generation = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
     write_object(folder / GENERATION_CONFIG_NAME, generation)
     write_manifest(folder, model.manifest)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from purvey.errors import InvalidCheckpointError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
+from purvey.models.families import from_hf, to_hf
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
 
@@ -28,13 +29,13 @@ _PREFIX = "model."
 
 
 def load_folder(folder: Path) -> Decoder:
-    """Load a Llama or Qwen2 folder as a float32 decoder on the CPU, in evaluation mode.
+    """Load a folder of a known family as a float32 decoder on the CPU, in evaluation mode.
 
     Raises:
         InvalidCheckpointError: Names what is missing, unexpected, unsafe or misshapen.
     """
     refuse_unsafe_files(folder)
-    config = DecoderConfig.from_hf(read_object(folder / CONFIG_NAME))
+    config = from_hf(read_object(folder / CONFIG_NAME))
     files = weight_files(folder)
     found = _found_shapes(files)
     _check_depth(found, config)  # before as many layers are built as a file may announce
@@ -61,7 +62,7 @@ def save_folder(decoder: Decoder, folder: Path, *, config: DecoderConfig | None 
     folder.mkdir(parents=True, exist_ok=True)
     state = decoder.state_dict()
     write_tensors({their_name(name): t for name, t in state.items()}, folder / WEIGHTS_NAME)
-    write_object(folder / CONFIG_NAME, (config or decoder.config).to_hf())
+    write_object(folder / CONFIG_NAME, to_hf(config or decoder.config))
 
 
 def refuse_unsafe_files(folder: Path) -> None:

@@ -10,15 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.contracts.model import MANIFEST_NAME, DecoderFamily, ModelManifest
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.registry.safetensors_header import read_header
 
-MODEL_TYPES = ("llama", "qwen2")
+MODEL_TYPES: tuple[str, ...] = get_args(DecoderFamily)
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 1_000
 REFUSED_ENDINGS = frozenset({
@@ -196,7 +196,7 @@ def _require_decoder(folder: Path, headers: dict[str, set[str]]) -> None:
     if config.get("model_type") not in MODEL_TYPES:
         raise _invalid(
             f"config.json has model_type {str(config.get('model_type'))[:100]!r}; "
-            f"{' and '.join(MODEL_TYPES)} are served."
+            f"served are {', '.join(MODEL_TYPES)}."
         )
     _object(folder, "tokenizer.json")
     if (folder / "model.safetensors.index.json").is_file():

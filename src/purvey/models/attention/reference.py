@@ -9,6 +9,8 @@ Shape letters, this file only:
 import torch
 from torch import Tensor
 
+from purvey.models.attention.base import AttentionRule, capped, visible
+
 
 def paged_attention(
     q_TNH: Tensor,
@@ -18,7 +20,7 @@ def paged_attention(
     tables: list[Tensor],
     starts: list[int],
     lengths: list[int],
-    scale: float,
+    rule: AttentionRule,
 ) -> Tensor:
     """Causal attention of packed queries over block-paged keys and values.
 
@@ -31,7 +33,7 @@ def paged_attention(
         tables: Per sequence, its block ids in order (int64).
         starts: Per sequence, positions already cached before this step.
         lengths: Per sequence, query tokens of this step; they sum to T.
-        scale: Logit scale, usually `H ** -0.5`.
+        rule: Scale, window and bound of the scores.
 
     Returns:
         `out_TNH`, in the dtype of `q_TNH`. The softmax runs in float32. Each sequence is computed
@@ -44,12 +46,12 @@ def paged_attention(
         num_visible = start + q_QNH.shape[0]
         k_CKH = k_PBKH[table].flatten(0, 1)[:num_visible]
         v_CKH = v_PBKH[table].flatten(0, 1)[:num_visible]
-        outputs.append(attend_sequence(q_QNH, k_CKH, v_CKH, start=start, scale=scale))
+        outputs.append(attend_sequence(q_QNH, k_CKH, v_CKH, start=start, rule=rule))
     return torch.cat(outputs)
 
 
 def attend_sequence(
-    q_QNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, *, start: int, scale: float
+    q_QNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, *, start: int, rule: AttentionRule
 ) -> Tensor:
     """Causal attention of one sequence's newest queries over all its positions.
 
@@ -58,17 +60,19 @@ def attend_sequence(
         k_CKH: Keys of positions 0 to `start + Q - 1`.
         v_CKH: Values of the same positions.
         start: Position of the first query.
-        scale: Logit scale.
+        rule: Scale, window and bound of the scores.
     """
     num_queries, num_heads, _ = q_QNH.shape
     num_visible, num_kv_heads, _ = k_CKH.shape
     group = num_heads // num_kv_heads  # query head n reads key head n // group
     k_CNH = k_CKH.repeat_interleave(group, dim=1)
     v_CNH = v_CKH.repeat_interleave(group, dim=1)
-    scores_NQC = torch.einsum("qnh,cnh->nqc", q_QNH.float(), k_CNH.float()) * scale
-    query_Q1 = torch.arange(start, start + num_queries, device=q_QNH.device)[:, None]
-    key_1C = torch.arange(num_visible, device=q_QNH.device)[None, :]
-    scores_NQC = scores_NQC.masked_fill(key_1C > query_Q1, float("-inf"))
+    scores_NQC = torch.einsum("qnh,cnh->nqc", q_QNH.float(), k_CNH.float()) * rule.scale
+    scores_NQC = capped(scores_NQC, rule.softcap)
+    queries_Q = torch.arange(start, start + num_queries, device=q_QNH.device)
+    keys_C = torch.arange(num_visible, device=q_QNH.device)
+    mask_QC = visible(queries_Q, keys_C, rule.window)
+    scores_NQC = scores_NQC.masked_fill(~mask_QC, float("-inf"))
     weights_NQC = scores_NQC.softmax(dim=-1)
     out_QNH = torch.einsum("nqc,cnh->qnh", weights_NQC, v_CNH.float())
     return out_QNH.to(q_QNH.dtype)
