@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 
 from purvey import failpoints
@@ -77,12 +76,11 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
 @pytest.fixture
 def held(_running: Held) -> Iterator[Held]:
     """The server of the module; after the test, every invariant is asserted of it."""
-    process = psutil.Process()
-    before = AtRest.of(process)
+    before = AtRest.now()
     yield _running
     failpoints.arm("")
     _running.check_alive()
-    wait_for_rest(process, before)
+    wait_for_rest(before)
     check_store(_running.data_dir)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
-import psutil
 import pytest
 
 from purvey.store import schema
@@ -90,11 +89,11 @@ def test_what_breaks_the_store_is_noticed(folder: Path, what: str) -> None:
 
 def test_a_descriptor_that_stays_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invariants, "PATIENCE_S", 0.1)
-    before = AtRest.of(psutil.Process())
+    before = AtRest.now()
     leaked = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
     try:
         with pytest.raises(AssertionError):
-            wait_for_rest(psutil.Process(), before)
+            wait_for_rest(before)
     finally:
         for descriptor in leaked:
             os.close(descriptor)
