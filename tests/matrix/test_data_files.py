@@ -73,6 +73,7 @@ def test_lists_as_deep_as_a_request_may_nest_are_read(build: Callable[..., Path]
 
 
 @pytest.mark.row("FIL-05")
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("count", [40, pytest.param(5_000, marks=pytest.mark.faults)])
 def test_a_damaged_table_is_read_whole_or_refused(tmp_path: Path, count: int) -> None:
     whole = parquet(plain())
