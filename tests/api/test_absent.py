@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.api.conftest import Refusal
 
 CALLS: dict[str, Callable[[OpenAI], Any]] = {
-    "embeddings": lambda c: c.embeddings.create(model="m", input="x"),
     "responses": lambda c: c.responses.create(model="m", input="x"),
     "moderations": lambda c: c.moderations.create(input="x"),
     "images": lambda c: c.images.generate(prompt="x"),

@@ -10,15 +10,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from purvey.contracts.model import MANIFEST_NAME, DecoderFamily, ModelManifest
+from purvey.contracts.hugging_face import (
+    DECODERS,
+    ENCODERS,
+    MODULES_NAME,
+    causal_architecture,
+    is_classifier,
+    manifest_of,
+    num_labels,
+)
+from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.registry.safetensors_header import read_header
 
-MODEL_TYPES: tuple[str, ...] = get_args(DecoderFamily)
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 1_000
 REFUSED_ENDINGS = frozenset({
@@ -68,25 +76,39 @@ def check_folder(folder: Path, *, model_roots: Sequence[Path]) -> CheckedFolder:
 
 
 def _checked(resolved: Path, roots: Sequence[Path]) -> CheckedFolder:
-    files = _plain_files(resolved, roots)
-    for path in files:
+    files, inner = _plain_files(resolved, roots), inner_settings(resolved)
+    for path in (*files, *inner):
         if path.suffix == ".json":
             _require_no_code_keys(path, _json(path))
     headers = {path.name: set(read_header(path)) for path in files if _is_weights(path)}
     manifest = _manifest(resolved, headers)
-    return CheckedFolder(folder=resolved, manifest=manifest, digest=folder_digest(files))
+    return CheckedFolder(folder=resolved, manifest=manifest, digest=folder_digest(files, inner))
 
 
-def folder_digest(files: Sequence[Path]) -> str:
-    """Return the hex SHA-256 over the names and contents of files."""
+def folder_digest(files: Sequence[Path], inner: Sequence[Path] = ()) -> str:
+    """Return the hex SHA-256 over the names and contents of files.
+
+    Args:
+        files: The folder's own.
+        inner: Those of folders in it that count.
+    """
+    named = {path.name: path for path in files}
+    named |= {f"{path.parent.name}/{path.name}": path for path in inner}
     total = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.name):
+    for name, path in sorted(named.items()):
         content = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 content.update(chunk)
-        total.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+        total.update(f"{name}\0{content.hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def inner_settings(folder: Path) -> list[Path]:
+    """List what `sentence-transformers` keeps in folders inside: one small file for each step."""
+    if not (folder / MODULES_NAME).is_file():
+        return []
+    return sorted(path for path in folder.glob("*/config.json") if path.is_file())
 
 
 def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
@@ -108,10 +130,10 @@ def _lies_under(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _plain_files(folder: Path, roots: Sequence[Path]) -> list[Path]:
-    """List the folder's own files; those of folders in it are never read."""
+    """List the folder's own files; those of folders in it are not among them."""
     files = []
     _require_plain_names(folder)
-    for entry in sorted(folder.iterdir()):
+    for entry in (*sorted(folder.iterdir()), *inner_settings(folder)):
         target = entry.resolve()
         if not _lies_under(target, roots):
             raise _invalid(f"{entry.name!r} is a link that leaves the model roots.")
@@ -122,7 +144,8 @@ def _plain_files(folder: Path, roots: Sequence[Path]) -> list[Path]:
         with entry.open("rb") as file:
             if not _is_weights(entry) and _REFUSED_HEADS.match(file.read(_HEAD_BYTES)):
                 raise _code_carrier(entry)
-        files.append(entry)
+        if entry.parent == folder:
+            files.append(entry)
     if len(files) > MAX_FILES:
         raise _invalid(f"the folder holds more than {MAX_FILES} files.")
     return files
@@ -174,8 +197,10 @@ def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise _invalid("the folder holds an adapter; merge it into its base first.")
-        _require_decoder(folder, headers)
-        return ModelManifest(family="decoder", task="text-generation")
+        config = _object(folder, "config.json")
+        manifest = manifest_of(config, has_modules=(folder / MODULES_NAME).is_file())
+        _require_language(folder, headers, manifest)
+        return manifest
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=ModelManifest)
     except msgspec.MsgspecError:
@@ -184,25 +209,43 @@ def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
         raise _invalid("the folder holds a user's own module; train it here instead.")
     if manifest.base is not None:
         raise _invalid("the folder holds only an adapter; merge it into its base first.")
-    if manifest.family == "decoder":
-        _require_decoder(folder, headers)
+    if manifest.family in ("decoder", "encoder", "transformers"):
+        _require_language(folder, headers, manifest)
     elif not headers:
         raise _invalid("the folder holds no safetensors file.")
     return manifest
 
 
-def _require_decoder(folder: Path, headers: dict[str, set[str]]) -> None:
+def _require_language(folder: Path, headers: dict[str, set[str]], manifest: ModelManifest) -> None:
+    """Make sure that a model over tokens is of a family that is served, and whole."""
     config = _object(folder, "config.json")
-    if config.get("model_type") not in MODEL_TYPES:
+    _require_architecture(config, manifest)
+    if manifest.task == "rerank" and (not is_classifier(config) or num_labels(config) != 1):
         raise _invalid(
-            f"config.json has model_type {str(config.get('model_type'))[:100]!r}; "
-            f"served are {', '.join(MODEL_TYPES)}."
+            f"config.json has {num_labels(config)} labels; a model that ranks ends in one."
         )
     _object(folder, "tokenizer.json")
     if (folder / "model.safetensors.index.json").is_file():
         _require_shards(_object(folder, "model.safetensors.index.json"), headers)
     elif "model.safetensors" not in headers:
         raise _invalid("neither model.safetensors nor its index is there.")
+
+
+def _require_architecture(config: dict[str, Any], manifest: ModelManifest) -> None:
+    model_type = str(config.get("model_type"))[:100]
+    if manifest.family == "transformers":
+        if causal_architecture(config) is None or model_type in (*DECODERS, *ENCODERS):
+            raise _invalid(f"{MANIFEST_NAME!r} leaves to transformers what is not its own.")
+        if config.get("quantization_config") is not None:
+            raise _invalid("config.json has a quantization_config; weights must be plain numbers.")
+        return
+    served = ENCODERS if manifest.family == "encoder" else DECODERS
+    if model_type not in served:
+        raise _invalid(
+            f"config.json has model_type {model_type!r}; served are "
+            f"{', '.join((*DECODERS, *ENCODERS))}, and through transformers what names one "
+            "architecture '...ForCausalLM'."
+        )
 
 
 def _require_shards(index: dict[str, Any], headers: dict[str, set[str]]) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest, ModelSource
 from purvey.errors import IntegrityError
-from purvey.registry.folder_check import folder_digest
+from purvey.registry.folder_check import folder_digest, inner_settings
 
 _ARTIFACT_MANIFEST = "artifact.json"
 
@@ -39,7 +39,7 @@ def verify_folder(folder: Path, digest: str, *, name: str) -> None:
         IntegrityError: It has another digest, or cannot be read.
     """
     try:
-        is_whole = _is_artifact(folder, digest) or folder_digest(_own_files(folder)) == digest
+        is_whole = _is_artifact(folder, digest) or _digest(folder) == digest
     except (OSError, RuntimeError) as error:
         raise _damaged(name) from error
     if not is_whole:
@@ -61,8 +61,9 @@ def _is_artifact(folder: Path, digest: str) -> bool:
     )
 
 
-def _own_files(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if not entry.resolve().is_dir()]
+def _digest(folder: Path) -> str:
+    own = [entry for entry in folder.iterdir() if not entry.resolve().is_dir()]
+    return folder_digest(own, inner_settings(folder))
 
 
 def _base_digest(source: ModelSource) -> str:

@@ -4,9 +4,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from numpy import floating
-from numpy.typing import NDArray
-
+from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Classified,
     Classify,
@@ -19,14 +17,14 @@ from purvey.contracts.engine import (
     Score,
     Tokenize,
 )
-from purvey.engine.batcher import Batcher
+from purvey.engine.batcher import ClassifierBatcher, Row
 from purvey.errors import MethodUnsupportedError, PurveyError
 from purvey.models.classifier import Classifier
 from purvey.worker.explaining import explain_classifier
 from purvey.worker.resident import CheckCancelled, Question, Send, refusal
 
 _BYTES_PER_FLOAT = 4
-Probabilities = NDArray[floating]
+Probabilities = list[Row]
 
 
 class ResidentClassifier:
@@ -34,10 +32,11 @@ class ResidentClassifier:
 
     Args:
         model: The classifier.
+        window_s: How long the first input of a batch waits for more, in seconds.
     """
 
-    def __init__(self, model: Classifier) -> None:
-        self._model, self._batcher = model, Batcher(model)
+    def __init__(self, model: Classifier, *, window_s: float = 0.002) -> None:
+        self._model, self._batcher = model, ClassifierBatcher(model, window_s=window_s)
         self._futures: dict[str, Future[Probabilities]] = {}
         self._lock = threading.Lock()
         manifest = model.manifest
@@ -62,9 +61,10 @@ class ResidentClassifier:
                 self._classify(question, send)
             case Explain():
                 send(self._explained(question, check))
-            case Generate() | Score() | Tokenize():
+            case Generate() | Score() | Embed() | Rank() | Tokenize():
                 raise MethodUnsupportedError(
-                    "this model classifies; it does not generate text.", param="model"
+                    "this model classifies; it does not generate text or give vectors.",
+                    param="model",
                 )
 
     def cancel(self, request_id: str) -> None:
@@ -104,11 +104,10 @@ class ResidentClassifier:
             if isinstance(error := done.exception(), PurveyError):
                 send(refusal(request_id, error))
                 return
-            rows: list[list[float]] = done.result().tolist()
             send(
                 Classified(
                     request_id=request_id,
-                    probabilities=tuple(tuple(row) for row in rows),
+                    probabilities=tuple(tuple(row.tolist()) for row in done.result()),
                     compute_s=submission.compute_s,
                 )
             )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput
 from purvey.contracts.model import ModelManifest, NumberSpec
-from purvey.engine.batcher import Batcher
+from purvey.engine.batcher import Batcher, ClassifierBatcher
 from purvey.errors import CapacityError, InternalError, InvalidValueError, ShuttingDownError
 from purvey.models.classifier import Classifier
 
@@ -46,7 +46,7 @@ class Bench:
             temperature=temperature,
         )
         model = Classifier(manifest=manifest, module=self.module)
-        self.batcher = Batcher(model, window_s=0.0, max_batch=max_batch)
+        self.batcher = ClassifierBatcher(model, window_s=0.0, max_batch=max_batch)
         self.thread = threading.Thread(target=self.batcher.run)
 
     def drain(self) -> None:
@@ -88,7 +88,7 @@ def test_probabilities_are_calibrated() -> None:
     bench = Bench(temperature=4.0)
     future = bench.batcher.submit(numbers(2.0))
     bench.thread.start()
-    assert future.result(60)[0, 0] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-7)
+    assert future.result(60)[0][0] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-7)
     bench.drain()
 
 
@@ -96,7 +96,7 @@ def test_batches_are_no_larger_than_they_may_be() -> None:
     bench = Bench(max_batch=4)
     submission = bench.batcher.enqueue(numbers(*range(10)))
     bench.thread.start()
-    assert submission.future.result(60).shape == (10, 2)
+    assert np.stack(submission.future.result(60)).shape == (10, 2)
     assert bench.module.sizes == [4, 4, 2]
     assert submission.compute_s > 0
     bench.drain()
@@ -107,7 +107,7 @@ def test_an_input_that_breaks_fails_alone(bench: Bench, bad: float) -> None:
     good = bench.batcher.submit(numbers(0.0, 0.0))
     broken = bench.batcher.submit(numbers(1.0, bad))
     bench.thread.start()
-    assert good.result(60).tolist() == [[0.5, 0.5]] * 2
+    assert np.stack(good.result(60)).tolist() == [[0.5, 0.5]] * 2
     with pytest.raises(InternalError):
         broken.result(60)
     bench.drain()
@@ -121,7 +121,7 @@ def test_a_wrong_input_is_refused_before_it_waits(bench: Bench) -> None:
 
 
 def test_no_inputs(bench: Bench) -> None:
-    assert bench.batcher.submit([]).result(0).shape == (0, 2)
+    assert bench.batcher.submit([]).result(0) == []
 
 
 def test_a_cancelled_submission_is_not_computed(bench: Bench) -> None:
@@ -147,10 +147,48 @@ def test_draining_answers_and_stopping_cancels() -> None:
     dropped = stopped.batcher.submit(numbers(0.0))
     drained.thread.start()
     drained.drain()
-    assert answered.result(0).shape == (1, 2)
+    assert np.stack(answered.result(0)).shape == (1, 2)
     stopped.batcher.stop()
     stopped.batcher.run()
     assert dropped.cancelled()
     for bench in (drained, stopped):
         with pytest.raises(ShuttingDownError):
             bench.batcher.submit(numbers(0.0))
+
+
+def test_a_batch_costs_no_more_than_it_may_but_for_a_single_input() -> None:
+    sizes: list[list[int]] = []
+
+    def compute(lengths: list[int]) -> list[int]:
+        sizes.append(lengths)
+        return lengths
+
+    batcher = Batcher(compute, window_s=0.0, max_batch=3, max_cost=10, cost=int)
+    submission = batcher.put([4, 6, 1, 25, 3, 3, 3, 1])
+    thread = threading.Thread(target=batcher.run)
+    thread.start()
+    assert submission.future.result(60) == [4, 6, 1, 25, 3, 3, 3, 1]
+    assert sizes == [[4, 6], [1], [25], [3, 3, 3], [1]]
+    batcher.drain()
+    thread.join(60)
+
+
+def test_callers_take_turns() -> None:
+    batches: list[list[str]] = []
+
+    def compute(names: list[str]) -> list[str]:
+        batches.append(names)
+        return names
+
+    batcher = Batcher(compute, window_s=0.0, max_batch=3)
+    many = batcher.put(["a1", "a2", "a3", "a4", "a5"])
+    one, two = batcher.put(["b1"]), batcher.put(["c1", "c2"])
+    assert batcher.stats().waiting == 8
+    thread = threading.Thread(target=batcher.run)
+    thread.start()
+    assert many.future.result(60) == ["a1", "a2", "a3", "a4", "a5"]
+    assert (one.future.result(60), two.future.result(60)) == (["b1"], ["c1", "c2"])
+    assert batches == [["a1", "b1", "c1"], ["a2", "c2", "a3"], ["a4", "a5"]]
+    assert batcher.stats().waiting == 0
+    batcher.drain()
+    thread.join(60)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from purvey.contracts.model import MANIFEST_NAME
-from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.contracts.model import MANIFEST_NAME, ModelSource
+from purvey.errors import IntegrityError, InvalidCheckpointError, InvalidValueError
 from purvey.registry import folder_check
 from purvey.registry.folder_check import check_folder
+from purvey.registry.model_bytes import verify_model
 from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
 
 Damage = Callable[[Path], None]
@@ -182,4 +183,58 @@ def test_a_file_that_cannot_be_read_is_the_folders_fault(
 
     monkeypatch.setattr(folder_check, "read_header", refuse)
     with pytest.raises(InvalidCheckpointError, match="cannot be read"):
+        check_folder(folder, model_roots=[folder.parent])
+
+
+CROSS_ENCODER = {"architectures": ["BertForSequenceClassification"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "task"),
+    [
+        ({"model_type": "bert"}, "encoder", "embedding"),
+        ({"model_type": "xlm-roberta", "architectures": ["A"]}, "encoder", "embedding"),
+        ({"model_type": "bert", "id2label": {"0": "x"}} | CROSS_ENCODER, "encoder", "rerank"),
+        ({"model_type": "roberta", "num_labels": 1} | CROSS_ENCODER, "encoder", "rerank"),
+    ],
+)
+def test_an_encoder_is_known_by_its_configuration(
+    folder: Path, config: dict[str, object], family: str, task: str
+) -> None:
+    _edit("config.json", **config)(folder)
+    manifest = check_folder(folder, model_roots=[folder.parent]).manifest
+    assert (manifest.family, manifest.task) == (family, task)
+
+
+@pytest.mark.parametrize("labels", [{}, {"id2label": {"0": "no", "1": "yes"}}])
+def test_a_classifier_of_several_labels_ranks_nothing(
+    folder: Path, labels: dict[str, object]
+) -> None:
+    _edit("config.json", model_type="bert", **CROSS_ENCODER, **labels)(folder)
+    with pytest.raises(InvalidCheckpointError, match="has 2 labels") as raised:
+        check_folder(folder, model_roots=[folder.parent])
+    assert raised.value.param == "source"
+
+
+def test_the_settings_of_inner_folders_count(folder: Path) -> None:
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text("{}")
+    plain = check_folder(folder, model_roots=[folder.parent])
+    assert plain.manifest.task == "text-generation"
+    (folder / "modules.json").write_text("[]")
+    first = check_folder(folder, model_roots=[folder.parent])
+    assert (first.manifest.family, first.manifest.task) == ("decoder", "embedding")
+    source = ModelSource(name="m", folder=str(folder), digest=first.digest)
+    verify_model(source)
+    pooling.write_text('{"pooling_mode": "cls"}')
+    assert check_folder(folder, model_roots=[folder.parent]).digest != first.digest
+    with pytest.raises(IntegrityError):
+        verify_model(source)
+    pooling.write_text('{"auto_map": {"a": "b"}}')
+    with pytest.raises(InvalidCheckpointError, match="auto_map"):
+        check_folder(folder, model_roots=[folder.parent])
+    pooling.unlink()
+    pooling.symlink_to("/etc/hostname")
+    with pytest.raises(InvalidCheckpointError, match="leaves the model roots"):
         check_folder(folder, model_roots=[folder.parent])

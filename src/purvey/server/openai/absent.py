@@ -13,7 +13,6 @@ _HOSTED = "belongs to OpenAI's hosted products and is not implemented"
 ABSENT: dict[str, str] = {
     "audio": f"audio {_LATER}",
     "batches": f"batch processing {_LATER}",
-    "embeddings": f"embedding {_LATER}",
     "evals": f"evaluation as a resource {_LATER}; training reports hold the final test",
     "moderations": f"moderation {_LATER}; train a classifier and use /v1/classify",
     "organization": f"administration in OpenAI's shapes {_LATER}; see /v1/keys and /v1/usage",

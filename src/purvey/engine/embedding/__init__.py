@@ -1,0 +1,1 @@
+"""Vectors and scores of texts, in batches whose rows stay strangers."""

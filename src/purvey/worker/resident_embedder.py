@@ -1,0 +1,199 @@
+"""A model that embeds texts or ranks pairs, in an engine process.
+
+Shape letters, this file only:
+    D = residual width
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from torch import Tensor
+
+from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
+from purvey.contracts.engine import (
+    Classify,
+    EngineStats,
+    Explain,
+    Generate,
+    ModelLoaded,
+    Score,
+    Tokenize,
+)
+from purvey.engine.batcher import Batcher
+from purvey.engine.embedding.door import EmbeddingDoor
+from purvey.engine.embedding.vectors import Vectors
+from purvey.errors import MethodUnsupportedError, PurveyError
+from purvey.models.encoder.framing import Framed
+from purvey.models.encoder.loading import EmbeddingModel
+from purvey.models.encoder.pooling import unit
+from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+
+Scores = Callable[[list[Tensor]], list[float]]
+
+
+class ResidentEmbedder:
+    """An embedding model or a cross-encoder with its batcher.
+
+    Args:
+        model: The model; a decoder is emptied into serving form.
+        max_batch_tokens: Tokens of one forward pass; a longer text passes alone.
+        window_s: How long the first text of a batch waits for more, in seconds.
+    """
+
+    def __init__(
+        self, model: EmbeddingModel, *, max_batch_tokens: int, window_s: float = 0.002
+    ) -> None:
+        config, task = model.network.config, model.manifest.task
+        self._is_ranker = task == "rerank"
+        vectors = Vectors(model)
+        self._batcher: Batcher[Framed, Tensor] = Batcher(
+            vectors.scores if self._is_ranker else vectors.vectors,
+            window_s=window_s,
+            max_cost=max_batch_tokens,
+            cost=len,
+        )
+        self._door = EmbeddingDoor(
+            model.framer,
+            vocabulary_size=config.vocabulary_size,
+            max_tokens=model.max_tokens,
+            vector_size=config.hidden_size,
+            sizes=model.setup.sizes,
+        )
+        self._futures: dict[str, Future[list[Tensor]]] = {}
+        self._lock = threading.Lock()
+        self._loaded = ModelLoaded(
+            task=task,
+            context_tokens=model.max_tokens,
+            vector_size=0 if self._is_ranker else config.hidden_size,
+            num_parameters=vectors.num_parameters,
+            resident_bytes=vectors.num_bytes,
+        )
+
+    @property
+    def loaded(self) -> ModelLoaded:
+        """What was loaded."""
+        return self._loaded
+
+    def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
+        """Hand the question to the batcher, or refuse it."""
+        match question:
+            case Embed() if not self._is_ranker:
+                self._embed(question, send)
+            case Rank():
+                self._rank(question, send)
+            case Embed():
+                raise MethodUnsupportedError(
+                    "this model scores pairs; it gives no vectors.", param="model"
+                )
+            case Generate() | Score() | Classify() | Tokenize() | Explain():
+                raise MethodUnsupportedError(
+                    f"this model is for {self._loaded.task}.", param="model"
+                )
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; the batch at hand is finished without it."""
+        with self._lock:
+            future = self._futures.get(request_id)
+        if future is not None:
+            future.cancel()
+
+    def run(self) -> None:
+        """Compute until drained or stopped."""
+        self._batcher.run()
+
+    def drain(self) -> None:
+        """Accept nothing more and finish what was accepted."""
+        self._batcher.drain()
+
+    def stop(self) -> None:
+        """Accept nothing more and cancel what was accepted."""
+        self._batcher.stop()
+
+    def stats(self) -> EngineStats:
+        """Count what is held."""
+        return self._batcher.stats()
+
+    def _embed(self, question: Embed, send: Send) -> None:
+        texts = self._door.texts(question)
+
+        def embedded(vectors: list[Tensor], compute_s: float) -> Embedded:
+            return Embedded(
+                request_id=question.request_id,
+                vectors=tuple(_bytes_of(vector_D, question.dimensions) for vector_D in vectors),
+                num_tokens=sum(map(len, texts)),
+                compute_s=compute_s,
+            )
+
+        self._submit(question.request_id, texts, embedded, send)
+
+    def _rank(self, question: Rank, send: Send) -> None:
+        score: Scores = _scores
+        if self._is_ranker:
+            inputs = self._door.pairs(question)
+        else:
+            inputs, score = self._cosines(question)
+
+        def ranked(results: list[Tensor], compute_s: float) -> Ranked:
+            return Ranked(
+                request_id=question.request_id,
+                scores=tuple(score(results)),
+                num_tokens=sum(map(len, inputs)),
+                compute_s=compute_s,
+            )
+
+        self._submit(question.request_id, inputs, ranked, send)
+
+    def _cosines(self, question: Rank) -> tuple[list[Framed], Scores]:
+        """Frame every text once, and return what makes the pairs' cosines of their vectors."""
+        pairs = question.pairs()
+        params = {one.text: one.param for pair in reversed(pairs) for one in reversed(pair)}
+        framed = self._door.texts(
+            Embed(
+                request_id=question.request_id,
+                inputs=tuple(params),
+                params=tuple(params.values()),
+                truncate_tokens=question.truncate_tokens,
+            )
+        )
+        rows = {text: row for row, text in enumerate(params)}
+
+        def cosines(vectors: list[Tensor]) -> list[float]:
+            exact = [vector_D.double() for vector_D in vectors]
+            return [float(exact[rows[a.text]] @ exact[rows[b.text]]) for a, b in pairs]
+
+        return framed, cosines
+
+    def _submit(
+        self,
+        request_id: str,
+        inputs: list[Framed],
+        answer: Callable[[list[Tensor], float], Embedded | Ranked],
+        send: Send,
+    ) -> None:
+        submission = self._batcher.put(inputs)
+        with self._lock:
+            self._futures[request_id] = submission.future
+
+        def tell(done: Future[list[Tensor]]) -> None:
+            with self._lock:
+                self._futures.pop(request_id, None)
+            if done.cancelled():
+                return
+            if isinstance(error := done.exception(), PurveyError):
+                send(refusal(request_id, error))
+                return
+            send(answer(done.result(), submission.compute_s))
+
+        submission.future.add_done_callback(tell)
+
+
+def _scores(results: list[Tensor]) -> list[float]:
+    return [float(score) for score in results]
+
+
+def _bytes_of(vector_D: Tensor, dimensions: int | None) -> bytes:
+    """Write a vector as little-endian float32; one that is cut gets length 1 again."""
+    is_cut = dimensions is not None and dimensions < len(vector_D)
+    whole = unit(vector_D[:dimensions]) if is_cut else vector_D
+    return whole.numpy().astype("<f4").tobytes()
