@@ -205,6 +205,21 @@ MODELS = Table(
     sqlite_autoincrement=True,
 )
 
+DEPLOYMENTS = Table(
+    "deployments",
+    METADATA,
+    _position(),
+    _text("name"),
+    _project(),
+    _text("model"),
+    _json("profiles"),
+    _number("created_at"),
+    _number("updated_at"),
+    UniqueConstraint("project_id", "name"),
+    Index(None, "project_id", "model"),
+    sqlite_autoincrement=True,
+)
+
 EXPLANATIONS = Table(
     "explanations",
     METADATA,

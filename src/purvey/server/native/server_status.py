@@ -1,8 +1,11 @@
 """`/v1/server`: what runs here, as far as the caller's project may know."""
 
+from typing import Any, Literal
+
 from typing_extensions import TypedDict
 
 from purvey import __version__
+from purvey.registry.engines.place import ResidentEngine
 from purvey.server.policy import Caller
 from purvey.server.routing import Routes
 from purvey.store import jobs
@@ -10,27 +13,97 @@ from purvey.store import jobs
 routes = Routes(tag="Server")
 
 
+class EngineShown(TypedDict):
+    """A model in memory, on its way there (`waiting` for room, `loading`) or out (`leaving`).
+
+    `idle_s` is null while it is used, `expires_in_s` where it stays.
+    """
+
+    model: str
+    state: Literal["waiting", "loading", "ready", "leaving"]
+    precision: str
+    memory_bytes: int
+    users: int
+    idle_s: float | None
+    expires_in_s: float | None
+    is_pinned: bool
+
+
+class MemoryShown(TypedDict):
+    """What all models may take together; what the project's take, and how often they moved."""
+
+    budget_bytes: int
+    held_bytes: int
+    loads: int
+    evictions: int
+
+
 class ServerStatus(TypedDict):
-    """Version, the project's loaded models and running jobs, and how long the server is up."""
+    """Version, the project's models in memory and running jobs, and how long the server is up."""
 
     version: str
     models_loaded: list[str]
+    engines: list[EngineShown]
+    memory: MemoryShown
     jobs_running: int
     uptime_s: float
 
 
-EXAMPLE = {"version": "0.1.0", "models_loaded": ["digits"], "jobs_running": 0, "uptime_s": 42.5}
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "version": "0.1.0",
+    "models_loaded": ["digits"],
+    "engines": [
+        {
+            "model": "digits",
+            "state": "ready",
+            "precision": "float32",
+            "memory_bytes": 302_514_176,
+            "users": 0,
+            "idle_s": 12.5,
+            "expires_in_s": 1_787.5,
+            "is_pinned": False,
+        }
+    ],
+    "memory": {
+        "budget_bytes": 12_884_901_888,
+        "held_bytes": 302_514_176,
+        "loads": 3,
+        "evictions": 2,
+    },
+    "jobs_running": 0,
+    "uptime_s": 42.5,
+}
 
 
 @routes.add("GET", "/v1/server", scope="inference", returns=ServerStatus, example=EXAMPLE)
 async def status(call: Caller) -> ServerStatus:
-    """Show what runs for the caller's project."""
-    services = call.services
+    """Show what runs for the caller's project; `purvey ps` prints it."""
+    services, project_id = call.services, call.project_id
     running = await services.database.read(jobs.running)
-    loaded = [e.name for e in services.engines.loaded() if e.project_id == call.project_id]
+    mine = [e for e in services.engines.engines() if e.project_id == project_id]
     return {
         "version": __version__,
-        "models_loaded": sorted(loaded),
-        "jobs_running": sum(job.project_id == call.project_id for job in running),
+        "models_loaded": sorted({e.name for e in mine if e.state == "ready"}),
+        "engines": [_shown(engine) for engine in mine],
+        "memory": {
+            "budget_bytes": services.engines.memory_bytes,
+            "held_bytes": sum(engine.num_bytes for engine in mine),
+            "loads": services.engines.num_loads(project_id),
+            "evictions": services.engines.num_evictions[project_id],
+        },
+        "jobs_running": sum(job.project_id == project_id for job in running),
         "uptime_s": services.clock.monotonic() - services.started_at,
+    }
+
+
+def _shown(engine: ResidentEngine) -> EngineShown:
+    return {
+        "model": engine.name,
+        "state": engine.state,
+        "precision": engine.model.precision if engine.model else engine.options.precision,
+        "memory_bytes": engine.num_bytes,
+        "users": engine.num_users,
+        "idle_s": engine.idle_s,
+        "expires_in_s": engine.expires_in_s,
+        "is_pinned": engine.is_pinned,
     }

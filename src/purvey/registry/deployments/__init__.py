@@ -1,0 +1,1 @@
+"""What names mean beside those of models, and how what they mean is served."""

@@ -1,0 +1,1 @@
+"""Which models are resident, in how much memory, for how long. Knows engines by contract only."""

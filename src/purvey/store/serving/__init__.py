@@ -1,0 +1,1 @@
+"""Rows about how models are served. Knows nothing of engines."""
