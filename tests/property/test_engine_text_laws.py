@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purvey.engine.text_output import TextOutput
+from purvey.engine.output.text_output import TextOutput
 
 letters = st.text(alphabet="abc", max_size=24)
 stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3)

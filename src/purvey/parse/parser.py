@@ -5,16 +5,24 @@ from typing import Protocol
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.parse import (
     ChatRendered,
+    CheckGrammar,
     CheckTemplate,
     DecodeImage,
     FromParser,
+    GrammarChecked,
     ImageDecoded,
     RenderChat,
     TemplateChecked,
     ToParser,
     Unusable,
 )
-from purvey.errors import InternalError, InvalidCheckpointError, InvalidValueError
+from purvey.contracts.sampling import Grammar, param_of
+from purvey.errors import (
+    InternalError,
+    InvalidCheckpointError,
+    InvalidSchemaError,
+    InvalidValueError,
+)
 from purvey.parse import images
 from purvey.parse.pool import ParseFailedError, ParsePool
 
@@ -79,6 +87,23 @@ class Parser:
         ):
             raise _other(answer)
         return answer
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar.
+
+        Raises:
+            InvalidSchemaError: It cannot be enforced, or takes too much time or memory to.
+        """
+        param = param_of(grammar)
+        try:
+            answer = self._pool.ask(CheckGrammar(grammar=grammar), timeout_s=LIMITS.grammar_s)
+        except ParseFailedError as error:
+            message = f"it cannot be compiled: it {error}."
+            raise InvalidSchemaError(message, param=param, hint="Make it simpler.") from None
+        if isinstance(answer, Unusable):
+            raise InvalidSchemaError(answer.message[:_MESSAGE_CHARS], param=param)
+        if not isinstance(answer, GrammarChecked):
+            raise _other(answer)
 
     def decode(self, question: DecodeImage, *, param: str, timeout_s: float) -> ImageDecoded:
         """Return an image's pixels at the size asked for.

@@ -1,14 +1,14 @@
-"""One generation: a model held, a request metered, its events followed to the end."""
+"""Generations: a model held, a request metered, the events of its answers followed to the end."""
 
-import secrets
+import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from pydantic import Field
 
 from purvey.contracts.engine import (
     Delta,
@@ -17,12 +17,11 @@ from purvey.contracts.engine import (
     Generate,
     GenerationEvent,
     Prompt,
-    Sampling,
     Started,
     TokenLogprob,
 )
-from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ModelRecord
+from purvey.contracts.sampling import Sampling
 from purvey.errors import (
     ContextLengthError,
     MethodUnsupportedError,
@@ -33,98 +32,111 @@ from purvey.server.metering import Tally, metered
 from purvey.server.policy import Call
 from purvey.telemetry import metrics
 
-StopText = Annotated[str, Field(min_length=1, max_length=LIMITS.stop_chars)]
-Stop = StopText | Annotated[list[StopText], Field(max_length=LIMITS.stop_sequences)] | None
-Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FinishReason = Literal["stop", "length"]
 GenerationKind = Literal["chat", "completion"]
 _Generate = Callable[[Generate], AsyncGenerator[GenerationEvent]]
+Numbered = tuple[int, GenerationEvent]
+"""An event and the number of the choice that it is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A generation as a route asks for it.
+    """Generations as a route asks for them.
 
     Args:
         kind: What the ledger calls it.
         model: Name of the model.
-        prompt: What is continued.
-        sampling: How tokens are chosen.
+        prompts: What is continued, each `num_choices` times: choice `i` continues prompt
+            `i // num_choices`.
+        sampling: How tokens are chosen; `choice_seed` says with which seeds.
         needs_template: Whether the model must take conversations.
     """
 
     kind: GenerationKind
     model: str
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
     sampling: Sampling
     needs_template: bool
+    num_choices: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A generation under way."""
+    """Generations under way; `tally` is true at every moment."""
 
     record: ModelRecord
-    events: AsyncIterator[GenerationEvent]
+    events: AsyncIterator[Numbered]
+    tally: Tally
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """One finished generation."""
+
+    text: str = ""
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    reason: FinishReason = "stop"
 
 
 @dataclass(kw_only=True)
 class Output:
-    """A finished generation."""
+    """Finished generations in the order of their numbers; a prompt is counted once."""
 
     fingerprint: str
-    text: str = ""
-    tokens: list[TokenLogprob] = field(default_factory=list)
-    reason: FinishReason = "stop"
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    choices: list[Choice]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
 
 
-def sampling_of(
-    *,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
-    max_tokens: int | None,
-    stop: Stop,
-    num_logprobs: int | None,
-    echo: bool = False,
-) -> Sampling:
-    """Resolve what a request leaves unsaid; an unsaid seed is drawn."""
-    return Sampling(
-        temperature=1.0 if temperature is None else temperature,
-        top_p=1.0 if top_p is None else top_p,
-        seed=secrets.randbits(63) if seed is None else seed % 2**63,
-        max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        num_logprobs=num_logprobs,
-        echo=echo,
-    )
+def choice_seed(seed: int, choice: int) -> int:
+    """Return the seed of one of the choices of a prompt; the first has the request's own.
+
+    So the first of many is what is answered when one is asked for, and a prompt's answers do
+    not depend on the prompts beside it.
+    """
+    if not choice:
+        return seed
+    key = f"{seed}:{choice}".encode()
+    digest = hashlib.blake2b(key, digest_size=8, person=b"purvey.choice").digest()
+    return int.from_bytes(digest, "little") % 2**63
 
 
 @asynccontextmanager
 async def running(call: Call, asked: Asked) -> AsyncIterator[Running]:
-    """Start a generation; leaving early cancels it. Metered either way.
+    """Start generations; leaving early cancels all of them. Metered either way.
 
     Raises:
         ModelNotFoundError: No such model, or another project's.
         MethodUnsupportedError: The model does not generate text, or takes no conversations.
-        PurveyError: Whatever the engine refused it for.
+        PurveyError: Whatever the engine refused one of them for.
     """
     async with (
         call.services.engines.use(call.project_id, asked.model) as (record, engine),
         metered(call, kind=asked.kind, model=record.name) as tally,
     ):
         check_generates(engine, record, needs_template=asked.needs_template)
-        request = Generate(request_id=call.request_id, prompt=asked.prompt, sampling=asked.sampling)
-        generate = partial(_generated, call, record, engine)
-        events = _bounded(generate, request, call.services.defaults.default_max_tokens)
-        followed = _followed(events, tally, call.services.clock.monotonic)
+        generate = partial(_generated, call, asked.model, record, engine)
+        default = call.services.defaults.default_max_tokens
+        streams = [_bounded(generate, request, default) for request in _requests(call, asked)]
+        events = _numbered(streams[0]) if len(streams) == 1 else _merged(streams)
+        clock = call.services.clock.monotonic
+        followed = _followed(events, tally, clock, num_choices=asked.num_choices)
         async with aclosing(followed):
-            yield Running(record=record, events=followed)
+            yield Running(record=record, events=followed, tally=tally)
+
+
+def _requests(call: Call, asked: Asked) -> list[Generate]:
+    """List what the engine is asked, by number; the first has the request's own id."""
+    ask = partial(Generate, salt=call.project_id)
+    found: list[Generate] = []
+    for prompt in asked.prompts:
+        for choice in range(asked.num_choices):
+            seed = choice_seed(asked.sampling.seed, choice)
+            sampling = msgspec.structs.replace(asked.sampling, seed=seed)
+            request_id = f"{call.request_id}.{len(found)}" if found else call.request_id
+            found.append(ask(request_id=request_id, prompt=prompt, sampling=sampling))
+    return found
 
 
 def check_generates(engine: EngineClient, record: ModelRecord, *, needs_template: bool) -> None:
@@ -148,23 +160,29 @@ def check_generates(engine: EngineClient, record: ModelRecord, *, needs_template
 
 
 async def collect(call: Call, asked: Asked) -> Output:
-    """Run a generation to its end.
+    """Run generations to their end.
 
     Raises:
         PurveyError: As `running` does.
     """
-    parts: list[str] = []
+    choices = [Choice() for _ in range(len(asked.prompts) * asked.num_choices)]
+    parts: list[list[str]] = [[] for _ in choices]
     async with running(call, asked) as run:
-        output = Output(fingerprint=fingerprint(run.record))
-        async for event in run.events:
+        async for number, event in run.events:
             if isinstance(event, Delta):
-                parts.append(event.text)
-                output.tokens.extend(event.tokens)
+                parts[number].append(event.text)
+                choices[number].tokens.extend(event.tokens)
             elif isinstance(event, Finished):
-                output.reason = finish_reason(event)
-                output.prompt_tokens = event.prompt_tokens
-                output.completion_tokens = event.completion_tokens
-    output.text = "".join(parts)
+                choices[number].reason = finish_reason(event)
+        output = Output(
+            fingerprint=fingerprint(run.record),
+            choices=choices,
+            prompt_tokens=run.tally.input_tokens,
+            cached_tokens=run.tally.cached_tokens,
+            completion_tokens=run.tally.output_tokens,
+        )
+    for choice, texts in zip(choices, parts, strict=True):
+        choice.text = "".join(texts)
     return output
 
 
@@ -211,7 +229,7 @@ async def _bounded(
 
 
 async def _generated(
-    call: Call, record: ModelRecord, engine: EngineClient, request: Generate
+    call: Call, name: str, record: ModelRecord, engine: EngineClient, request: Generate
 ) -> AsyncGenerator[GenerationEvent]:
     """Generate; one whose turn had not come when the engine died is given to the next engine.
 
@@ -228,7 +246,7 @@ async def _generated(
             raise
     else:
         return
-    async with call.services.engines.use(call.project_id, record.name) as (now, following):
+    async with call.services.engines.use(call.project_id, name) as (now, following):
         if now.digest != record.digest:
             raise WorkerCrashedError("the engine process died, and the model is another one now.")
         async with aclosing(_closable(following.generate(request))) as events:
@@ -241,21 +259,66 @@ def _closable(events: AsyncIterator[GenerationEvent]) -> AsyncGenerator[Generati
     return events
 
 
-async def _followed(
-    events: AsyncGenerator[GenerationEvent], tally: Tally, monotonic: Callable[[], float]
-) -> AsyncGenerator[GenerationEvent]:
-    """Pass events on and keep the tally true at every moment."""
-    started_at, has_output = monotonic(), False
+async def _numbered(events: AsyncGenerator[GenerationEvent]) -> AsyncGenerator[Numbered]:
     async with aclosing(events):
         async for event in events:
+            yield 0, event
+
+
+async def _merged(streams: list[AsyncGenerator[GenerationEvent]]) -> AsyncGenerator[Numbered]:
+    """Interleave generations as their events come; the first that fails ends all of them."""
+    news: asyncio.Queue[Numbered | asyncio.Task[None]] = asyncio.Queue()  # bounded by the contexts
+
+    async def pump(number: int, events: AsyncGenerator[GenerationEvent]) -> None:
+        async with aclosing(events):
+            async for event in events:
+                news.put_nowait((number, event))
+                await asyncio.sleep(0)  # each in turn
+
+    pumps = [asyncio.create_task(pump(*numbered)) for numbered in enumerate(streams)]
+    for task in pumps:
+        task.add_done_callback(news.put_nowait)
+    try:
+        num_open = len(pumps)
+        while num_open:
+            told = await news.get()
+            if isinstance(told, asyncio.Task):
+                told.result()  # raises what ended it
+                num_open -= 1
+            else:
+                yield told
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _followed(
+    events: AsyncGenerator[Numbered],
+    tally: Tally,
+    monotonic: Callable[[], float],
+    *,
+    num_choices: int,
+) -> AsyncGenerator[Numbered]:
+    """Pass events on and keep the tally true at every moment: each prompt is counted once."""
+    started_at, has_output = monotonic(), False
+    prompts: set[int] = set()
+    num_output: dict[int, int] = {}
+    async with aclosing(events):
+        async for number, event in events:
             if isinstance(event, Started):
-                tally.input_tokens = event.prompt_tokens
+                if number // num_choices not in prompts:
+                    prompts.add(number // num_choices)
+                    tally.input_tokens += event.prompt_tokens
+                    tally.cached_tokens += event.cached_tokens
+                    metrics.PREFIX_QUERIED_TOKENS.inc(event.prompt_tokens)
+                    metrics.PREFIX_HIT_TOKENS.inc(event.cached_tokens)
             elif isinstance(event, Delta):
                 tally.output_tokens += event.num_tokens
+                num_output[number] = num_output.get(number, 0) + event.num_tokens
                 if not has_output:
                     has_output = True
                     metrics.TTFT_SECONDS.observe(monotonic() - started_at)
-            else:
-                tally.input_tokens = event.prompt_tokens
-                tally.output_tokens = event.completion_tokens
-            yield event
+            else:  # the end token was told of by no delta
+                tally.output_tokens += event.completion_tokens - num_output.get(number, 0)
+            yield number, event

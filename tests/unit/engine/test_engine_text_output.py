@@ -2,7 +2,7 @@
 
 import pytest
 
-from purvey.engine.text_output import TextOutput
+from purvey.engine.output.text_output import TextOutput
 from purvey.models.tokenizer import Tokenizer
 
 

@@ -10,30 +10,33 @@ from typing_extensions import TypedDict
 from purvey.contracts.engine import Delta, Finished, Started, TextPrompt, TokenLogprob, TokenPrompt
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
-from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
+from purvey.errors import ContextLengthError, InvalidValueError
 from purvey.server import sse
-from purvey.server.answers import TokenUsage, as_json, token_usage
+from purvey.server.answers import GenerationUsage, as_json, generation_usage
 from purvey.server.documentation import also_streamed
 from purvey.server.generation import (
     Asked,
     FinishReason,
-    MaxTokens,
-    Seed,
-    Stop,
-    Temperature,
-    TopP,
     collect,
     fingerprint,
     finish_reason,
     running,
+)
+from purvey.server.native.profiles import with_profile
+from purvey.server.openai.logprobs import CompletionLogprobs, completion_logprobs
+from purvey.server.openai.sampling_fields import (
+    IGNORED,
+    NOT_YET,
+    MaxTokens,
+    SamplingFields,
+    StreamOptions,
     sampling_of,
 )
-from purvey.server.openai.chat import IGNORED, NOT_YET, StreamOptions
-from purvey.server.openai.logprobs import CompletionLogprobs, completion_logprobs
+from purvey.server.openai.structured.response_format import grammar_of
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
-from purvey.server.validation import FIRST_PROBLEM, Body
+from purvey.server.validation import FIRST_PROBLEM
 
 routes = Routes(tag="Completions")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -43,7 +46,7 @@ PromptGiven = (
 )
 
 
-class CompletionRequest(Body):
+class CompletionRequest(SamplingFields):
     """What to continue, and how."""
 
     model_config = ConfigDict(
@@ -52,32 +55,22 @@ class CompletionRequest(Body):
         }
     )
     accepts_only: ClassVar[dict[str, tuple[object, ...]]] = {
-        "n": (None, 1),
         "best_of": (None, 1),
-        "frequency_penalty": (None, 0),
-        "presence_penalty": (None, 0),
-        "logit_bias": (None, {}),
         "suffix": (None,),
     }
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    prompt: PromptGiven = Field(description="Text or token ids; a list of one is taken too.")
+    prompt: PromptGiven = Field(
+        description="Text or token ids, or a list of either: each is answered `n` times."
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Temperature | None = Field(None, description="0 is greedy; 1 unless given.")
-    top_p: TopP | None = None
-    seed: Seed | None = Field(None, description="The same seed gives the same tokens.")
-    stop: Stop = None
     max_tokens: MaxTokens | None = Field(
         None, description="Output tokens at most; the server's default unless given."
     )
     logprobs: Annotated[int, Field(ge=0, le=LIMITS.top_logprobs)] | None = None
     echo: bool | None = Field(None, description="Give the prompt back before the output.")
-    n: object = Field(None, description=NOT_YET)
     best_of: object = Field(None, description=NOT_YET)
-    frequency_penalty: object = Field(None, description=NOT_YET)
-    presence_penalty: object = Field(None, description=NOT_YET)
-    logit_bias: object = Field(None, description=NOT_YET)
     suffix: object = Field(None, description=NOT_YET)
     user: str | None = Field(None, description=IGNORED)
 
@@ -99,7 +92,7 @@ class Completion(TypedDict):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: TokenUsage
+    usage: GenerationUsage
     system_fingerprint: str
 
 
@@ -111,7 +104,12 @@ EXAMPLE = {
     "choices": [
         {"index": 0, "text": ", there was a girl.", "logprobs": None, "finish_reason": "stop"}
     ],
-    "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
+    "usage": {
+        "prompt_tokens": 5,
+        "completion_tokens": 6,
+        "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    },
     "system_fingerprint": "fp_3b1f5c6d7e8f",
 }
 
@@ -130,16 +128,23 @@ async def create(call: Caller, body: CompletionRequest) -> Response:
     With `stream: true` the answer is a stream of server-sent events of the same shape, closed
     by `[DONE]`.
     """
+    body = await with_profile(call, body, model=body.model)
     asked = _asked(body)
     if body.stream:
         return await sse.stream(call, _chunks(call, body, asked))
     output = await while_present(call.request, collect(call, asked))
-    choice = _choice(body, output.text, output.tokens, 0, output.reason)
     return as_json(
         _head(call, body)
         | {
-            "choices": [choice],
-            "usage": token_usage(output.prompt_tokens, output.completion_tokens),
+            "choices": [
+                _choice(body, number, one.text, one.tokens, 0, one.reason)
+                for number, one in enumerate(output.choices)
+            ],
+            "usage": generation_usage(
+                output.prompt_tokens,
+                output.completion_tokens,
+                cached_tokens=output.cached_tokens,
+            ),
             "system_fingerprint": output.fingerprint,
         }
     )
@@ -148,61 +153,80 @@ async def create(call: Caller, body: CompletionRequest) -> Response:
 def _asked(body: CompletionRequest) -> Asked:
     if body.stream_options is not None and not body.stream:
         raise InvalidValueError("stream_options needs stream: true.", param="stream_options")
+    num_choices, prompts = body.n or 1, _prompts(body.prompt)
+    if body.best_of is not None and num_choices > 1:
+        raise InvalidValueError("best_of is less than n.", param="best_of")
+    if len(prompts) * num_choices > LIMITS.request_choices:
+        raise InvalidValueError(
+            f"{len(prompts)} prompts times n are {len(prompts) * num_choices} answers; at most "
+            f"{LIMITS.request_choices} are given to one request.",
+            param="n" if num_choices > 1 else "prompt",
+        )
     sampling = sampling_of(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=body.seed,
+        body,
         max_tokens=body.max_tokens,
-        stop=body.stop,
         num_logprobs=body.logprobs,
+        grammar=grammar_of(None, body.structured_outputs),
         echo=bool(body.echo),
     )
     return Asked(
         kind="completion",
         model=body.model,
-        prompt=_prompt(body.prompt),
+        prompts=prompts,
         sampling=sampling,
         needs_template=False,
+        num_choices=num_choices,
     )
 
 
-def _prompt(given: PromptGiven) -> TextPrompt | TokenPrompt:
-    if isinstance(given, list) and given and not isinstance(given[0], int):
-        if len(given) > 1:
-            raise UnsupportedValueError(
-                "one prompt per request is supported so far.", param="prompt"
-            )
-        return _prompt(given[0])
-    if len(given) > LIMITS.prompt_chars:
+def _prompts(given: PromptGiven) -> tuple[TextPrompt | TokenPrompt, ...]:
+    listed = _listed(given)
+    if sum(map(len, listed)) > LIMITS.prompt_chars:
         raise ContextLengthError(
             f"the prompt is longer than {LIMITS.prompt_chars} characters.", param="prompt"
         )
+    return tuple(_prompt(one) for one in listed)
+
+
+def _listed(given: PromptGiven) -> list[str | list[int]]:
+    if isinstance(given, str):
+        return [given]
+    several: list[str | list[int]] = [one for one in given if not isinstance(one, int)]
+    return several or [[one for one in given if isinstance(one, int)]]
+
+
+def _prompt(given: str | list[int]) -> TextPrompt | TokenPrompt:
     if isinstance(given, str):
         return TextPrompt(text=given)
     if not given:
         raise InvalidValueError("the prompt is an empty list.", param="prompt")
-    return TokenPrompt(tokens=tuple(t for t in given if isinstance(t, int)))
+    return TokenPrompt(tokens=tuple(given))
 
 
 async def _chunks(call: Call, body: CompletionRequest, asked: Asked) -> AsyncGenerator[sse.Chunk]:
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     head = _head(call, body)
-    usage: TokenUsage | None = None
-    offset = 0
+    starts = [0] * (len(asked.prompts) * asked.num_choices)
     async with running(call, asked) as run:
         head["system_fingerprint"] = fingerprint(run.record)
         if wants_usage:
             head["usage"] = None
-        async for event in run.events:
+        async for number, event in run.events:
+            start = starts[number]
             if isinstance(event, Started):
-                yield head | {"choices": [_choice(body, "", (), 0, None)]}
+                choice = _choice(body, number, "", (), start, None)
             elif isinstance(event, Delta):
-                yield head | {"choices": [_choice(body, event.text, event.tokens, offset, None)]}
-                offset += len(event.text)
+                choice = _choice(body, number, event.text, event.tokens, start, None)
+                starts[number] += len(event.text)
             else:
                 assert isinstance(event, Finished), "the last of three kinds"  # noqa: S101
-                yield head | {"choices": [_choice(body, "", (), offset, finish_reason(event))]}
-                usage = token_usage(event.prompt_tokens, event.completion_tokens)
+                choice = _choice(body, number, "", (), start, finish_reason(event))
+            yield head | {"choices": [choice]}
+        usage = generation_usage(
+            run.tally.input_tokens,
+            run.tally.output_tokens,
+            cached_tokens=run.tally.cached_tokens,
+        )
     if wants_usage:
         yield head | {"choices": [], "usage": usage}
 
@@ -218,6 +242,7 @@ def _head(call: Call, body: CompletionRequest) -> dict[str, Any]:
 
 def _choice(
     body: CompletionRequest,
+    number: int,
     text: str,
     tokens: Sequence[TokenLogprob],
     start: int,
@@ -226,4 +251,4 @@ def _choice(
     logprobs = None
     if body.logprobs is not None:
         logprobs = completion_logprobs(tokens, start=start, has_alternatives=body.logprobs > 0)
-    return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -199,7 +199,12 @@ async def _by_likelihood(
         outputs = [_spoken(engine, str(value)) for value in values]
         prompt = _prompt(engine, text, question)
         p = await likelihoods(
-            engine, prompt, outputs, request_id=f"{call.request_id}-{number}", tally=tally
+            engine,
+            prompt,
+            outputs,
+            request_id=f"{call.request_id}-{number}",
+            salt=call.project_id,
+            tally=tally,
         )
         answers.append(_answer(question, p[:1] if question.type == "predicate" else p))
     return answers

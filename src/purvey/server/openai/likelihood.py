@@ -16,6 +16,7 @@ async def likelihoods(
     outputs: Sequence[str],
     *,
     request_id: str,
+    salt: str,
     tally: Tally,
 ) -> list[float]:
     """Return the probability of each output among all of them, and count the prompt's tokens.
@@ -25,6 +26,7 @@ async def likelihoods(
         prompt: What stands before each output.
         outputs: At least one text.
         request_id: Beginning of the ids of the messages.
+        salt: The project.
         tally: What the request has used so far.
 
     Raises:
@@ -35,7 +37,8 @@ async def likelihoods(
     totals: list[float] = []
     for start in range(0, len(outputs), at_once):
         pairs = tuple((prompt, TextPrompt(text=o)) for o in outputs[start : start + at_once])
-        scored = await engine.score(Score(request_id=f"{request_id}-{start}", pairs=pairs))
+        request = Score(request_id=f"{request_id}-{start}", pairs=pairs, salt=salt)
+        scored = await engine.score(request)
         tally.input_tokens += scored.prompt_tokens
         totals += [sum(tokens) for tokens in scored.logprobs]
     return _softmax(totals)

@@ -7,14 +7,28 @@ from fastapi import Query
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from purvey.contracts.engine import ModelLoaded
 from purvey.contracts.records import ModelRecord
 from purvey.server.paging import Listing, PageQuery, listing, listing_example
-from purvey.server.policy import Caller
+from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
 
 routes = Routes(tag="Models")
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")]
+
+
+class EngineMemory(TypedDict):
+    """A model in memory: what it is computed in, and the bytes it takes.
+
+    `workspace_bytes` is what its largest step may take beside the rest; 0 where a model has none
+    that is counted.
+    """
+
+    precision: str
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
 
 
 class ModelObject(TypedDict):
@@ -32,6 +46,7 @@ class ModelObject(TypedDict):
     digest: str
     report: dict[str, Any]
     lineage: dict[str, Any]
+    engines: list[EngineMemory]
 
 
 class DeletedModel(TypedDict):
@@ -40,6 +55,14 @@ class DeletedModel(TypedDict):
     id: str
     object: Literal["model"]
     deleted: bool
+
+
+class UnloadedModel(TypedDict):
+    """How many engines were told to leave; 0 where the model was not loaded."""
+
+    id: str
+    object: Literal["model"]
+    unloaded: int
 
 
 class ModelsQuery(PageQuery):
@@ -74,6 +97,14 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "report": {},
     "lineage": {},
+    "engines": [
+        {
+            "precision": "int8",
+            "weights_bytes": 1_508_900_864,
+            "kv_cache_bytes": 268_435_456,
+            "workspace_bytes": 205_520_896,
+        }
+    ],
 }
 
 
@@ -85,7 +116,7 @@ async def index(call: Caller, query: Annotated[ModelsQuery, Query()]) -> Listing
     page = await call.services.models.page(
         call.project_id, after=query.after, limit=query.limit, order=query.order
     )
-    return listing([shown(record) for record in page.items], has_more=page.has_more)
+    return listing([_in_memory(call, record) for record in page.items], has_more=page.has_more)
 
 
 @routes.add(
@@ -103,15 +134,15 @@ async def create(call: Caller, body: ModelRequest) -> ModelObject:
         Path(body.source),
         beside=lambda conn, made: call.once.keep(conn, shown(made), subject=made.name),
     )
-    return shown(record)
+    return _in_memory(call, record)
 
 
 @routes.add(
     "GET", "/v1/models/{model:path}", scope="models:read", returns=ModelObject, example=EXAMPLE
 )
 async def retrieve(call: Caller, model: str) -> ModelObject:
-    """Show a model."""
-    return shown(await call.services.models.get(call.project_id, model))
+    """Show a model, and what it takes where it is in memory."""
+    return _in_memory(call, await call.services.models.get(call.project_id, model))
 
 
 @routes.add(
@@ -122,16 +153,52 @@ async def retrieve(call: Caller, model: str) -> ModelObject:
     example={"id": "stories", "object": "model", "deleted": True},
 )
 async def delete(call: Caller, model: str) -> DeletedModel:
-    """Delete a model; 409 while an unfinished job or an adapter needs it."""
+    """Delete a model; 409 while an unfinished job, an adapter or a deployment needs it."""
     record = await call.services.models.delete(call.project_id, model)
-    await call.services.engines.forget(call.project_id, model)
+    call.services.engines.forget(call.project_id, model)
     if record.artifact is not None:
         await call.services.sweeper.collect_artifact(record.artifact)
     return {"id": model, "object": "model", "deleted": True}
 
 
+@routes.add(
+    "POST",
+    "/v1/models/{model:path}/unload",
+    scope="models:write",
+    returns=UnloadedModel,
+    example={"id": "stories", "object": "model", "unloaded": 1},
+)
+async def unload(call: Caller, model: str) -> UnloadedModel:
+    """Let a model leave memory, as soon as what it runs has ended.
+
+    The model stays, and the next request loads it again. The name of a profile (`name:profile`)
+    lets that profile's engine go, any other name all engines of its model.
+    """
+    num_leaving = await call.services.engines.unload(call.project_id, model)
+    return {"id": model, "object": "model", "unloaded": num_leaving}
+
+
+def _in_memory(call: Call, record: ModelRecord) -> ModelObject:
+    engines = [
+        engine.model
+        for engine in call.services.engines.engines()
+        if (engine.project_id, engine.digest) == (call.project_id, record.digest)
+    ]
+    return shown(record) | {"engines": [_memory(one) for one in engines if one is not None]}
+
+
+def _memory(loaded: ModelLoaded) -> EngineMemory:
+    weights_bytes = loaded.weights_bytes or loaded.resident_bytes
+    return {
+        "precision": loaded.precision,
+        "weights_bytes": weights_bytes,
+        "kv_cache_bytes": loaded.resident_bytes - weights_bytes,
+        "workspace_bytes": loaded.workspace_bytes,
+    }
+
+
 def shown(record: ModelRecord) -> ModelObject:
-    """Show a model's record."""
+    """Show a model's record, without who holds it in memory."""
     manifest = record.manifest
     return {
         "id": record.name,
@@ -146,4 +213,5 @@ def shown(record: ModelRecord) -> ModelObject:
         "digest": record.digest,
         "report": manifest.get("report", {}),
         "lineage": manifest.get("lineage", {}),
+        "engines": [],
     }

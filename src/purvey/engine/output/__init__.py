@@ -1,0 +1,1 @@
+"""What an output is made of: which tokens may come next, and how they become text."""

@@ -1,0 +1,1 @@
+"""What an output must look like: checked here word by word, enforced by the engine."""
