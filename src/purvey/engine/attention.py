@@ -4,7 +4,10 @@ Tested against `models/attention/reference.py`. A tile holds the queries of posi
 `[i * TILE_TOKENS, (i + 1) * TILE_TOKENS)`, or the part of them that is known, and sees keys
 up to its own last position; so the shapes, and with them the bits, of a query's attention
 depend on its own position and its prompt's length, never on how the prompt was split
-between steps (the scheduler splits at tiles only) nor on other sequences.
+between steps (the scheduler splits at tiles only) nor on other sequences. Past the prompt each
+query is a tile of its own, as it was when its token was decoded: in tiles of many, the keys and
+values of every decoder layer but the first come out with other bits, so a sequence that was
+preempted reads its output one query at a time.
 
 Shape letters, this file only:
     T = packed tokens   N = query heads    K = key/value heads   G = N / K query heads each

@@ -5,10 +5,12 @@ Torch-free: the scheduler and its tests see nothing else.
 
 from dataclasses import dataclass, field
 
-from purvey.contracts.engine import Sampling
+from purvey.contracts.sampling import Sampling
 from purvey.engine.blocks import BlockId
 
 GREEDY = Sampling(temperature=0.0)
+BACKGROUND_LEVEL = -6
+"""Level of background work when it comes, in the steps of `admission/policy.py`."""
 
 
 @dataclass(kw_only=True)
@@ -16,7 +18,8 @@ class Sequence:
     """Tokens of one request, of which the first `num_cached` have keys and values in blocks.
 
     Invariants: `num_prompt <= len(tokens) <= num_prompt + max_new_tokens`;
-    `num_cached <= len(tokens)`; while running, `blocks` hold `max_positions` positions.
+    `num_cached <= len(tokens)`; `blocks` hold at least `num_cached` positions, and none while it
+    waits; `num_cached` falls back to 0 when it is preempted, `num_read` never falls.
 
     Args:
         request_id: Whose it is; unique among the sequences of one engine.
@@ -27,6 +30,15 @@ class Sequence:
         prompt_logprobs_from: First position of the prompt whose log-probability is wanted,
             or None.
         is_background: Whether it yields to every sequence that is not.
+        project: Whose share of the engine it uses.
+        salt: Sequences of another salt never see what this one has in the cache.
+        priority: Higher ones are admitted first.
+        deadline_s: Seconds within which it must have started, or None.
+        arrived_s: When it was accepted, by the engine's monotonic clock.
+        num_read: Positions whose logits were delivered, if wanted.
+        num_reused: Prompt tokens that were found in the cache when it started.
+        has_started: Whether it was admitted before.
+        names: Names of its first blocks, as far as anybody asked for them.
     """
 
     request_id: str
@@ -36,8 +48,22 @@ class Sequence:
     sampling: Sampling = GREEDY
     prompt_logprobs_from: int | None = None
     is_background: bool = False
+    project: str = ""
+    salt: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    arrived_s: float = 0.0
     num_cached: int = 0
+    num_read: int = 0
+    num_reused: int = 0
+    has_started: bool = False
     blocks: list[BlockId] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+
+    @property
+    def level(self) -> int:
+        """Level at which it comes."""
+        return BACKGROUND_LEVEL if self.is_background else self.priority
 
     @property
     def num_pending(self) -> int:
@@ -63,11 +89,12 @@ class Sequence:
         """List the positions from `start` to `end` whose logits somebody reads.
 
         The logits of a position speak of the token after it: sampling reads those of the last
-        known token, log-probabilities of the prompt those before each token asked for.
+        known token, log-probabilities of the prompt those before each token asked for. What was
+        delivered before a preemption is not wanted again.
         """
         samples = self.max_new_tokens > 0
         stop = len(self.tokens) if samples else self.num_prompt - 1
         first = len(self.tokens) - 1 if samples else stop
         if self.prompt_logprobs_from is not None:
             first = min(first, max(self.prompt_logprobs_from - 1, 0))
-        return range(max(first, start), min(stop, end))
+        return range(max(first, start, self.num_read), min(stop, end))

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from purvey.contracts.engine import Generate, LoadModel, Sampling, TextPrompt
+from purvey.contracts.engine import Generate, LoadModel, TextPrompt
 from purvey.contracts.ids import new_id
+from purvey.contracts.limits import Limits
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sampling import Sampling
 from purvey.engine.client import IpcEngine, LocalEngineLauncher
-from purvey.errors import InternalError, InvalidCheckpointError, PurveyError, WorkerCrashedError
+from purvey.errors import (
+    CapacityError,
+    InternalError,
+    InvalidCheckpointError,
+    PurveyError,
+    WorkerCrashedError,
+)
 from purvey.testing.engine_process import COMMAND, DEAD_NAME, REFUSED_NAME
 
 
@@ -139,6 +147,22 @@ async def test_answers_to_a_cancelled_request_are_let_pass(engine: IpcEngine) ->
         await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
     assert await _consume(engine, "abcd") == 6
     assert engine.is_alive
+
+
+async def test_an_engine_that_has_enough_is_not_told_of_more(
+    engine: IpcEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purvey.engine.client.LIMITS", Limits(queued_requests=2))
+    streams = [engine.generate(_ask("!hang")) for _ in range(2)]
+    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    with pytest.raises(CapacityError, match="2 requests"):
+        await _consume(engine, "a")
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    assert await _consume(engine, "abcd") == 6
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
 
 
 async def test_closing_kills_an_engine_that_does_not_drain(engine: IpcEngine) -> None:

@@ -1,0 +1,1 @@
+"""Who may compute, and what of it is known already. Decides over plain values; knows no tensor."""
