@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BARS = ("control_plane_start", "decode_one", "durable_metering")
+BARS = ("control_plane_start", "decode_one", "durable_metering", "large_shapes", "linear_kernels")
 
 
 def main(names: list[str]) -> int:

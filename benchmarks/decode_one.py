@@ -18,8 +18,9 @@ import torch
 import transformers
 
 from benchmarks.harness import Report, paired, publish
-from purvey.contracts.engine import Finished, Generate, LoadModel, Sampling, TokenPrompt
+from purvey.contracts.engine import Finished, Generate, LoadModel, TokenPrompt
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sampling import Sampling
 from purvey.engine.client import LocalEngineLauncher
 from purvey.models.tokenizer import Tokenizer
 

@@ -1,8 +1,9 @@
 """A decoder made ready for serving: same weights, same function, rows that stay strangers.
 
 `models/decoder.py` is the definition; this is its fast twin and is tested against it. The
-differences are layout only: weights prepacked (`linear.py`), query, key and value
-projections joined, activation and the gate's product fused, rotary angles looked up in a table.
+differences are layout: weights prepacked, query, key and value projections joined, gate and up
+projections too, rotary angles looked up in a table; and what the linear layers are computed in
+(`linears/`). Residual stream, norms, attention and softmax are float32 in every precision.
 
 What is guaranteed: given the same token, position and cached keys and values, a row's
 output has the same bits whatever the other rows are and however many. Every operation
@@ -19,44 +20,58 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, rms_norm
 
-from purvey.engine.linear import row_linear
+from purvey.engine.linears.base import LinearFactory
+from purvey.engine.linears.float32 import Float32Linears
 from purvey.models.attention.base import Attention, capped
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Block, Decoder, RMSNorm
 from purvey.models.rope import Angles, rotate
 
-_BYTES_PER_FLOAT = 4
-
 
 class FrozenDecoder:
-    """Inference only, float32 on CPU.
+    """Inference only, on CPU.
 
     Args:
-        decoder: The weights. They are copied into packed form and emptied in the decoder one
-            by one, so that a model is never in memory twice; it cannot be used afterwards.
+        decoder: The weights, in any floating dtype. They are packed and emptied in the decoder
+            layer by layer, so that a model is never in memory twice; it cannot be used
+            afterwards. The embedding stays as it is.
         max_positions: Longest sequence that will ever be computed, when that is less than the
             context: the table of angles is no longer.
+        linears: Builds the linear layers; in float32 unless given.
     """
 
     @torch.inference_mode()
-    def __init__(self, decoder: Decoder, *, max_positions: int | None = None) -> None:
-        config = decoder.config
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        max_positions: int | None = None,
+        linears: LinearFactory | None = None,
+    ) -> None:
+        config, linears = decoder.config, linears or Float32Linears()
         self.config = config
-        self.num_bytes = _BYTES_PER_FLOAT * _num_floats(decoder)
         context = config.context_tokens
         positions_C = torch.arange(min(context, max_positions or context))
         self._angles = decoder.rotary.angles(positions_C)
-        self._embedding_VD = decoder.embed_tokens.weight.detach().float()
+        self._embedding_VD = decoder.embed_tokens.weight.detach()
         head = decoder.lm_head
-        self._head = row_linear(self._embedding_VD if head is None else head.weight)
+        self._head = linears.head(self._embedding_VD if head is None else head.weight)
         if head is not None:
             _empty(head)
         self._norm = _Norm(decoder.norm, config)
-        self._layers = [_Layer(block, layer, self) for layer, block in enumerate(_blocks(decoder))]
+        self._layers = [
+            _Layer(block, config, layer, linears) for layer, block in enumerate(_blocks(decoder))
+        ]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights; a tied head is packed apart from the embedding it equals."""
+        layers = sum(layer.num_bytes for layer in self._layers)
+        return self._embedding_VD.nbytes + self._head.num_bytes + self._norm.num_bytes + layers
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attention) -> Tensor:
         """Return the normalised final states `x_TD` of packed tokens; as `Decoder.hidden`."""
-        x_TD = embedding(tokens_T, self._embedding_VD)
+        x_TD = embedding(tokens_T, self._embedding_VD).float()
         if self.config.embedding_scale != 1.0:
             x_TD = x_TD * self.config.embedding_scale
         looked_up: dict[int, Angles] = {id(None): None}
@@ -80,14 +95,20 @@ class _Norm:
         self._weight_D = norm.weight.detach().float() + config.norm_offset
         self._epsilon = config.norm_epsilon
 
+    @property
+    def num_bytes(self) -> int:
+        return self._weight_D.nbytes
+
     def __call__(self, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self._weight_D.shape, self._weight_D, self._epsilon)
 
 
 class _Layer:
-    def __init__(self, block: Block, layer: int, decoder: FrozenDecoder) -> None:
-        config, attention, mlp = decoder.config, block.self_attn, block.mlp
-        self._index, self._rule, self._activation = layer, config.rule(layer), config.activation
+    def __init__(
+        self, block: Block, config: DecoderConfig, layer: int, linears: LinearFactory
+    ) -> None:
+        attention, mlp = block.self_attn, block.mlp
+        self._index, self._rule = layer, config.rule(layer)
         self._heads = [config.num_heads, config.num_kv_heads]
         self._kinds = [sum(self._heads), config.num_kv_heads]
         self._head_size = config.head_size
@@ -95,21 +116,24 @@ class _Layer:
         qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
         weights: list[Tensor] = [linear.weight for linear in qkv]
         biases: list[Tensor] = [linear.bias for linear in qkv if linear.bias is not None]
-        self._qkv = row_linear(torch.cat(weights), torch.cat(biases) if biases else None)
-        self._output = row_linear(attention.o_proj.weight, attention.o_proj.bias)
-        self._gate = row_linear(mlp.gate_proj.weight, mlp.gate_proj.bias)
-        self._up = row_linear(mlp.up_proj.weight, mlp.up_proj.bias)
-        self._down = row_linear(mlp.down_proj.weight, mlp.down_proj.bias)
+        self._qkv = linears.linear(torch.cat(weights), torch.cat(biases) if biases else None)
+        self._output = linears.linear(attention.o_proj.weight, attention.o_proj.bias)
+        self._opened = linears.gated(mlp.gate_proj, mlp.up_proj, config.activation)
+        self._down = linears.linear(mlp.down_proj.weight, mlp.down_proj.bias)
         _empty(*qkv, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+    @property
+    def num_bytes(self) -> int:
+        linears = (self._qkv, self._output, self._opened, self._down)
+        return self._norms.num_bytes + sum(linear.num_bytes for linear in linears)
 
     def __call__(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
         norms = self._norms
         x_TD = x_TD + norms.after_attention(
             self._attended(norms.before_attention(x_TD), angles, attend)
         )
-        normed_TD = norms.before_mlp(x_TD)
-        opened_TI = self._gate.activated(normed_TD, self._activation)
-        return x_TD + norms.after_mlp(self._down(self._up.times(normed_TD, opened_TI)))
+        opened_TI = self._opened(norms.before_mlp(x_TD))
+        return x_TD + norms.after_mlp(self._down(opened_TI))
 
     def _attended(self, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
         qkv_TXH = self._qkv(x_TD).view(len(x_TD), -1, self._head_size)
@@ -136,6 +160,10 @@ class _Norms:
         self._of_queries = None if attention.q_norm is None else _Norm(attention.q_norm, config)
         self._of_keys = None if attention.k_norm is None else _Norm(attention.k_norm, config)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(norm.num_bytes for norm in vars(self).values() if isinstance(norm, _Norm))
+
     def queries_and_keys(self, qk_TYH: Tensor, heads: list[int]) -> Tensor:
         if self._of_queries is None or self._of_keys is None:
             return qk_TYH
@@ -146,13 +174,6 @@ class _Norms:
 class _Same:
     def __call__(self, x_TD: Tensor) -> Tensor:
         return x_TD
-
-
-def _num_floats(decoder: Decoder) -> int:
-    """Count what is held: a tied head is packed apart from the embedding it equals."""
-    num_parameters = sum(parameter.numel() for parameter in decoder.parameters())
-    tied = decoder.embed_tokens.weight.numel() if decoder.lm_head is None else 0
-    return num_parameters + tied
 
 
 def _blocks(decoder: Decoder) -> list[Block]:

@@ -12,6 +12,8 @@ Shape letters, this file only:
     T = rows   I = input features   O = output features
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,12 +23,22 @@ from torch.nn.functional import gelu, linear, pad, silu
 from purvey.models.config import Activation
 
 _BLOCK_ROWS = 8
-_FUSED: dict[Activation, tuple[str, str]] = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh")}
+_FUSED: dict[Activation, tuple[str, str]] = {
+    "silu": ("swish", ""),
+    "gelu_tanh": ("gelu", "tanh"),
+    "gelu": ("gelu", "none"),
+    "relu": ("relu", ""),
+}
 """oneDNN's operation and its algorithm."""
 
 
 class RowLinear(Protocol):
     """`x_TI @ weight_OI.T + bias_O`, float32 on CPU, each row by itself."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its weights."""
+        ...
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         """Return `y_TO`."""
@@ -64,6 +76,7 @@ class PackedLinear:
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().float())
+        self.num_bytes = weight_OI.numel() * torch.float32.itemsize
         self._bias_O = None if bias_O is None else bias_O.detach().float()
 
     def __call__(self, x_TI: Tensor) -> Tensor:
@@ -93,6 +106,7 @@ class BlockedLinear:
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         self._weight_OI = weight_OI.detach().float().clone()
+        self.num_bytes = self._weight_OI.nbytes
         self._bias_O = None if bias_O is None else bias_O.detach().float().clone()
 
     def __call__(self, x_TI: Tensor) -> Tensor:
@@ -105,10 +119,16 @@ class BlockedLinear:
 
     def activated(self, x_TI: Tensor, activation: Activation) -> Tensor:
         """Return `activation(y_TO)`, row by row: a tensor's tail is rounded differently."""
-        if activation == "silu":
-            return torch.stack([silu(row) for row in self(x_TI)])
-        return torch.stack([gelu(row, approximate="tanh") for row in self(x_TI)])
+        return torch.stack([_PLAIN[activation](row) for row in self(x_TI)])
 
     def times(self, x_TI: Tensor, other_TO: Tensor) -> Tensor:
         """Return `y_TO * other_TO`."""
         return self(x_TI) * other_TO
+
+
+_PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": silu,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "gelu": gelu,
+    "relu": torch.relu,
+}

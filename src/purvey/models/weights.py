@@ -5,6 +5,8 @@ the network is built; so a wrong folder is refused by name and costs nothing.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -28,14 +30,20 @@ _HEAD = "lm_head.weight"
 _PREFIX = "model."
 
 
-def load_folder(folder: Path) -> Decoder:
+def load_folder(folder: Path, *, has_head: bool = True, is_widened: bool = True) -> Decoder:
     """Load a folder of a known family as a float32 decoder on the CPU, in evaluation mode.
+
+    Args:
+        folder: The model's folder.
+        has_head: Whether logits are wanted; else a head of its own is neither needed nor kept.
+        is_widened: Whether weights come as float32; else as views of the files, in their dtypes.
 
     Raises:
         InvalidCheckpointError: Names what is missing, unexpected, unsafe or misshapen.
     """
     refuse_unsafe_files(folder)
-    config = from_hf(read_object(folder / CONFIG_NAME))
+    config = read_config(folder)
+    config = config if has_head else replace(config, is_tied=True)
     files = weight_files(folder)
     found = _found_shapes(files)
     _check_depth(found, config)  # before as many layers are built as a file may announce
@@ -45,10 +53,33 @@ def load_folder(folder: Path) -> Decoder:
     _check_shapes(found, expected, config)
     state: dict[str, Tensor] = {}
     for file in files:
-        state |= {our_name(name): tensor for name, tensor in read_tensors(file).items()}
+        tensors = read_tensors(file, is_widened=is_widened)
+        state |= {our_name(name): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in state.items() if name in expected}
     decoder.load_state_dict(kept, assign=True)
     return decoder.eval().requires_grad_(requires_grad=True)
+
+
+def read_config(folder: Path) -> DecoderConfig:
+    """Read a folder's `config.json`.
+
+    Raises:
+        InvalidCheckpointError: It is missing, or names what we do not compute.
+    """
+    return from_hf(read_object(folder / CONFIG_NAME))
+
+
+def stored_bytes(folder: Path, name: str) -> int:
+    """Return the bytes of one number of the tensor that the decoder calls `name`.
+
+    Raises:
+        InvalidCheckpointError: A file is not usable, or there is no such tensor.
+    """
+    for file in weight_files(folder):
+        for theirs, header in read_header(file).items():
+            if our_name(theirs) == name:
+                return (header.end - header.start) // max(1, prod(header.shape))
+    raise InvalidCheckpointError(f"tensor {their_name(name)!r} is missing.", param="model")
 
 
 def save_folder(decoder: Decoder, folder: Path, *, config: DecoderConfig | None = None) -> None:
