@@ -7,6 +7,7 @@ PurveyError
     InvalidJSONError            the body is not the JSON we accept  400
     InvalidFileError            an uploaded file is not usable      400
     InvalidCheckpointError      a model folder is not usable        400
+    InvalidSchemaError          a schema or grammar is not usable   400
     UnsafeArchiveError          an archive tries to escape          400
     ContextLengthError          prompt and output exceed the model  400
     UrlNotAllowedError          an address we do not fetch          400
@@ -107,6 +108,12 @@ class InvalidCheckpointError(UserError):
 
     code = "invalid_checkpoint"
     default_hint = "Weights are accepted as safetensors with a plain config.json only."
+
+
+class InvalidSchemaError(UserError):
+    """What an output must look like cannot be enforced: a JSON schema, a regular expression."""
+
+    code = "invalid_schema"
 
 
 class UnsafeArchiveError(UserError):

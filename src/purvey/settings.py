@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from purvey import failpoints
+from purvey.contracts.deployment import Device, Precision
 from purvey.contracts.recipe import first_problem
 from purvey.errors import SettingError
 
@@ -145,12 +146,30 @@ class Settings(BaseSettings):
     the count anew."""
     job_threads: Threads = Field(default_factory=_num_cpus)
     """Compute threads of one job; the machine's cores unless given."""
-    max_loaded_models: Annotated[int, Field(ge=1, le=1_024)] = 4
-    """Models kept in memory; the least recently used idle one goes first."""
+    model_memory_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
+    """Memory that all loaded models may take together; 0 means three quarters of the machine's.
+    The least recently used idle model leaves when another needs its room."""
+    max_loaded_models: Annotated[int, Field(ge=1, le=1_024)] = 16
+    """Loaded models at most, whatever memory they take: each is a process of its own."""
+    keep_alive_s: Annotated[float, Field(ge=-1, le=31_536_000, allow_inf_nan=False)] = 1_800.0
+    """Idle seconds before a model leaves memory, unless a profile says otherwise; 0 at once, -1
+    never."""
+    room_wait_s: Seconds = 120.0
+    """How long a request may wait for room in memory for its model while others are in use."""
     engine_threads: Threads = Field(default_factory=_num_cpus)
     """Compute threads of one engine; the machine's cores unless given."""
+    precision: Precision = "auto"
+    """What language models are computed in unless a deployment's profile says: `auto` leaves models
+    under 50 million weights in fp32 and takes int8 for others where the processor multiplies
+    8-bit integers (VNNI), else bf16 where it multiplies those, else fp32."""
+    device: Device = "auto"
+    """Where language models are computed: `auto` takes the first CUDA device where there is one, in
+    bf16 unless `precision` says fp32, and else the processor."""
     kv_cache_bytes: Annotated[int, Field(ge=2**20)] = 256 * 2**20
     """KV cache of one engine."""
+    prefix_cache: bool = True
+    """Whether the beginning of a prompt that the KV cache still holds from an earlier one of the
+    same project is used again, rather than computed."""
     max_batch_tokens: Annotated[int, Field(ge=64, le=65_536)] = 512
     """Tokens of one engine step."""
     default_max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256

@@ -22,7 +22,14 @@ from purvey.contracts.model import (
 )
 from purvey.contracts.records import Scope
 from purvey.errors import error_classes
-from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
+from purvey.testing.model_folder import (
+    BERT,
+    CROSS_ENCODER,
+    LLAMA,
+    TENSOR,
+    safetensors_bytes,
+    write_plausible_folder,
+)
 from purvey.testing.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -146,12 +153,13 @@ def register(http: httpx2.Client, api: "RunningServer") -> Callable[..., str]:
         *,
         labels: tuple[str, ...] = (),
         inputs: Mapping[str, InputSpec] | None = None,
+        config: Mapping[str, object] = LLAMA,
     ) -> str:
         folder = api.data_dir.parent / "models" / name
         if labels:
             _write_classifier(folder, labels, dict(inputs or {"input": TextSpec()}))
         else:
-            write_plausible_folder(folder)
+            write_plausible_folder(folder, config)
         answer = http.post("/v1/models", json={"id": name, "source": str(folder)})
         assert answer.status_code == 200, answer.text
         return name
@@ -186,6 +194,18 @@ def echo(register: Callable[..., str]) -> str:
 def spam(register: Callable[..., str]) -> str:
     """A registered text classifier; it gives 0.9 to the label that the text names."""
     return register("spam", labels=("ham", "spam"))
+
+
+@pytest.fixture(scope="module")
+def minilm(register: Callable[..., str]) -> str:
+    """A registered model for embedding; one character is one token, 4096 at most."""
+    return register("minilm", config=BERT)
+
+
+@pytest.fixture(scope="module")
+def ranker(register: Callable[..., str]) -> str:
+    """A registered cross-encoder; it scores the share of the query's words that a text holds."""
+    return register("ranker", config=CROSS_ENCODER)
 
 
 @pytest.fixture(scope="module")

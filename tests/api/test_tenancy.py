@@ -39,9 +39,9 @@ Answer = tuple[int, str, list[tuple[str, str]]]
 Snapshot = tuple[dict[str, list[Json]], dict[str, bytes]]
 
 # Each cell is one call about one object of A by one of B's keys.
-CUBE_CELLS = 2_072
+CUBE_CELLS = 2_142
 REFERENCE_CELLS = 212
-PAGE_CELLS = 420
+PAGE_CELLS = 468
 
 CHANGED = "not as many cells as before: correct the number, if that is on purpose"
 CANARY = "canary"
@@ -52,8 +52,12 @@ VOLATILE = {"last_used_at", "lease_expires_at"}
 PNG_URL = "data:image/png;base64," + base64.b64encode(tiny_png()).decode()
 FILES, DATASETS, MODELS = "/v1/files", "/v1/datasets", "/v1/models"
 TUNING, TRAINING, EXPLANATIONS = "/v1/fine_tuning/jobs", "/v1/training/jobs", "/v1/explanations"
+DEPLOYMENTS = "/v1/deployments"
+REACHING = f"{MODELS}/{{model}}"
+"""The path whose id may hold slashes: it takes what follows, too, for methods that end there."""
 SHOWING = {
-    FILES, DATASETS, MODELS, TUNING, TRAINING, EXPLANATIONS, "/v1/keys", "/v1/usage", "/v1/server"
+    FILES, DATASETS, MODELS, TUNING, TRAINING, EXPLANATIONS, DEPLOYMENTS, "/v1/keys", "/v1/usage",
+    "/v1/server",
 }  # fmt: skip
 """Paths without an id that show what a project owns."""
 
@@ -144,6 +148,13 @@ def _furnish(owner: Owner, chat_rows: bytes) -> None:
     owner.ids["file_id"].append(picture.split("/")[3])
 
 
+def _deploy(owner: Owner, admin: httpx2.Client) -> None:
+    """Let an administrator deploy the project's first model."""
+    name = f"{owner.mark}-deployed-{secrets.token_hex(8)}"
+    body = {"id": name, "model": owner.ids["model"][0], "profiles": {"exact": {}}}
+    owner.ids["deployment"].append(admin.post(DEPLOYMENTS, json=body).json()["id"])
+
+
 def _leave_unfinished(owner: Owner) -> None:
     """Let a project have jobs that its owner could pause, resume and cancel."""
     for start in (owner.tune, owner.train):
@@ -181,6 +192,7 @@ def b(
         for name, source in sources.items():
             body = {"id": name.replace(CANARY, owner.mark), "source": source}
             owner.ids["model"].append(stranger.post(MODELS, json=body).json()["id"])
+        _deploy(owner, stranger)
         _furnish(owner, chat_rows)
         yield owner
 
@@ -191,6 +203,7 @@ def a(b: Owner, http: httpx2.Client, sources: dict[str, str], chat_rows: bytes) 
     owner = Owner(client=http, jobs=b.jobs, mark=CANARY)
     owner.ids["model"] += sources
     owner.post("/v1/keys", "key_id", name=CANARY)
+    _deploy(owner, http)
     _furnish(owner, chat_rows)
     _leave_unfinished(owner)
     owner.ids["rest"].append(owner.ids["job_id"][1])  # of what is not implemented; any id will do
@@ -262,19 +275,35 @@ class Cell:
     id: str
     status: int
     query: str = ""
+    has_body: bool = False
+
+    @property
+    def is_admins(self) -> bool:
+        """Whether only administrators may make it, whosever the object is."""
+        return self.param == "key_id" or (
+            self.param == "deployment" and self.method in {"POST", "DELETE"}
+        )
 
     def url(self, used_id: str) -> str:
         return self.path.replace(f"{{{self.param}}}", used_id) + self.query
 
 
 def _cells(paths: dict[str, Json], ids: dict[str, list[str]]) -> Iterator[Cell]:
-    for path, operations in paths.items():
+    for path, given in paths.items():
         param = _param(path)
+        operations = paths[REACHING] | given if path.startswith(REACHING) else given
         for own in ids[param] if param else ():
             for method in METHODS:
-                status = _status(operations, method)
-                cell = Cell(method=method, path=path, param=param, id=own, status=status)
-                yield cell
+                yield (
+                    cell := Cell(
+                        method=method,
+                        path=path,
+                        param=param,
+                        id=own,
+                        status=_status(operations, method),
+                        has_body="requestBody" in operations.get(method.lower(), {}),
+                    )
+                )
                 if method == "GET" and _takes(operations, "stream"):
                     yield replace(cell, query="?stream=true")
 
@@ -341,8 +370,8 @@ class Cube:
 
     def visit(self, cell: Cell) -> None:
         self.num_cells += 1
-        theirs = _ask(self._client, cell.method, cell.url(cell.id), cell.id)
-        status = 403 if self._who == "ordinary" and cell.param == "key_id" else cell.status
+        theirs = self._ask(cell, cell.id)
+        status = 403 if self._who == "ordinary" and cell.is_admins else cell.status
         code = _missing(cell.param) if status == 404 else ""
         for fault in _faults(theirs, self._answer_to_made_up(cell), status, code, cell.param):
             self.faults.append(f"{self._who}: {cell.method} {cell.url(cell.id)} {fault}")
@@ -351,8 +380,12 @@ class Cube:
         form = cell.method, cell.url(re.sub(r"[0-9a-f]", "0", cell.id))
         if form not in self._made_up:
             made_up = _like(cell.id)
-            self._made_up[form] = _ask(self._client, cell.method, cell.url(made_up), made_up)
+            self._made_up[form] = self._ask(cell, made_up)
         return self._made_up[form]
+
+    def _ask(self, cell: Cell, used_id: str) -> Answer:
+        body: dict[str, Json] = {"json": {}} if cell.has_body else {}
+        return _ask(self._client, cell.method, cell.url(used_id), used_id, **body)
 
 
 def test_every_path_parameter_is_known(paths: dict[str, Json], a: Owner) -> None:
@@ -444,6 +477,8 @@ REFERENCES = [
 NAMING_NOTHING = {"/v1/keys", "/v1/models", "/v1/recipes/validate"}
 """Bodies without a reference to an object: the first two are for administrators, and a recipe
 is only resolved."""
+DEPLOYING = {DEPLOYMENTS, f"{DEPLOYMENTS}/{{deployment}}"}
+"""Bodies for administrators that name a model."""
 
 
 def _filled(body: Json, owner: Owner, it: str) -> Json:
@@ -468,7 +503,7 @@ def test_every_body_that_may_name_an_object_is_known(paths: dict[str, Json]) -> 
         for operation in operations.values()
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     }
-    known = {reference.path for reference in REFERENCES} | NAMING_NOTHING
+    known = {reference.path for reference in REFERENCES} | NAMING_NOTHING | DEPLOYING
     assert taking == known, "what does a new body name? add it to REFERENCES"
 
 
@@ -489,6 +524,28 @@ def test_no_body_may_name_an_object_of_another_project(
                 num_cells += 1
     assert not faults, "\n".join(faults[:20])
     assert num_cells == REFERENCE_CELLS, CHANGED
+
+
+@pytest.mark.row("AUT-07", "AUT-09")
+def test_no_administrator_deploys_a_model_of_another_project(
+    a: Owner, b: Owner, stranger: httpx2.Client
+) -> None:
+    own = f"{DEPLOYMENTS}/{b.ids['deployment'][0]}"
+    for model in a.ids["model"]:
+        for path, body in ((DEPLOYMENTS, {"id": "taken"}), (own, {})):
+            theirs, made_up = (
+                _ask(stranger, "POST", path, name, json=body | {"model": name})
+                for name in (model, _like(model))
+            )
+            assert not _faults(theirs, made_up, 404, "model_not_found", "model"), (path, model)
+    for name in a.ids["deployment"]:
+        for used in (name, f"{name}:exact"):
+            asked = {"model": used, "prompt": "hi"}
+            theirs, made_up = (
+                _ask(b.client, "POST", "/v1/completions", i, json=asked | {"model": i})
+                for i in (used, _like(used))
+            )
+            assert not _faults(theirs, made_up, 404, "model_not_found", "model"), used
 
 
 def test_each_body_may_name_an_object_of_its_own_project(b: Owner) -> None:

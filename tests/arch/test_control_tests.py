@@ -10,7 +10,7 @@ import sys
 
 class Blocker:
     names = {"torch", "numpy", "transformers", "pyarrow", "tokenizers", "sklearn", "safetensors",
-             "PIL", "jinja2", "peft"}
+             "PIL", "jinja2", "llguidance", "peft"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
             raise ModuleNotFoundError("blocked: " + name)

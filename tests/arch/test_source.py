@@ -58,11 +58,10 @@ def test_modules_stay_readable() -> None:
 
 
 def _code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring."""
+    """Lines of a function's body without its docstring."""
     has_docstring = ast.get_docstring(node) is not None
-    first = node.body[0]
-    told = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
-    return (node.end_lineno or 0) - node.lineno + 1 - told
+    body = node.body[1:] if has_docstring else node.body
+    return (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 def test_functions_stay_readable() -> None:

@@ -6,6 +6,7 @@ engine process that holds a tiny random Llama.
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from purvey.contracts.embedding import Embed, NamedText, Rank
 from purvey.contracts.engine import (
     Classify,
     Delta,
@@ -24,7 +26,6 @@ from purvey.contracts.engine import (
     Generate,
     GenerationEvent,
     LoadModel,
-    Sampling,
     Score,
     Started,
     TextInput,
@@ -34,6 +35,13 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.ids import new_id
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sampling import (
+    ChoiceGrammar,
+    Grammar,
+    JsonGrammar,
+    RegexGrammar,
+    Sampling,
+)
 from purvey.engine.client import IpcEngine, LocalEngineLauncher
 from purvey.errors import (
     ContextLengthError,
@@ -175,6 +183,25 @@ async def test_a_generation_starts_flows_and_finishes(subject: Subject) -> None:
     assert len(_text(events)) > 0
 
 
+async def test_a_prompt_that_was_read_is_known_to_its_own_salt_only(subject: Subject) -> None:
+    prompt = TokenPrompt(tokens=tuple(range(97, 97 + 20)) * 4)
+    texts: list[str] = []
+    for salt, known in (("p1", 0), ("p1", 64), ("p2", 0), ("p1", 64)):
+        request = Generate(
+            request_id=new_id("req_"),
+            prompt=prompt,
+            sampling=Sampling(temperature=0.0, max_tokens=9),
+            salt=salt,
+        )
+        events = await _events(subject.engine, request)
+        first, last = events[0], events[-1]
+        assert isinstance(first, Started)
+        assert isinstance(last, Finished)
+        assert first.cached_tokens == last.cached_tokens == known
+        texts.append(_text(events))
+    assert len(set(texts)) == 1
+
+
 async def test_equal_seeds_give_equal_text(subject: Subject) -> None:
     texts = [
         _text(await _events(subject.engine, _generate("abc", temperature=1.0, seed=11)))
@@ -270,10 +297,49 @@ async def test_a_token_id_beyond_the_vocabulary_is_refused_by_name(subject: Subj
     assert _text(await _events(subject.engine, _generate("goes on")))
 
 
+async def test_a_banned_token_never_comes_and_an_unknown_one_is_refused(subject: Subject) -> None:
+    first = _text(await _events(subject.engine, _generate("abc")))[0]
+    told = await subject.engine.tokenize(
+        Tokenize(request_id=new_id("req_"), prompt=TextPrompt(text=first))
+    )
+    banned = _generate("abc", logit_bias=((told.tokens[0], -100.0),))
+    assert first not in _text(await _events(subject.engine, banned))
+    with pytest.raises(UserError) as raised:
+        await _events(subject.engine, _generate("abc", logit_bias=((2**31 - 1, 1.0),)))
+    assert (raised.value.code, raised.value.param) == ("invalid_value", "logit_bias.2147483647")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "matches"),
+    [
+        (ChoiceGrammar(choices=("no", "perhaps")), "no|perhaps"),
+        (RegexGrammar(pattern="[a-c]{3}"), "[a-c]{3}"),
+        (JsonGrammar(schema='{"const":[1,null]}'), r"\[\s*1,\s*null\s*\]"),
+    ],
+)
+async def test_a_grammar_decides_the_whole_text(
+    subject: Subject, grammar: Grammar, matches: str
+) -> None:
+    events = await _events(subject.engine, _generate("abc", grammar=grammar))
+    assert re.fullmatch(matches, _text(events))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "stop"
+
+
 async def test_a_language_model_has_no_classes(subject: Subject) -> None:
     question = Classify(request_id=new_id("req_"), inputs=({"input": TextInput(text="x")},))
     with pytest.raises(MethodUnsupportedError):
         await subject.engine.classify(question)
+
+
+async def test_a_language_model_gives_no_vectors(subject: Subject) -> None:
+    with pytest.raises(MethodUnsupportedError):
+        await subject.engine.embed(
+            Embed(request_id=new_id("req_"), inputs=("x",), params=("input",))
+        )
+    named = (NamedText(text="x", param="query"),)
+    with pytest.raises(MethodUnsupportedError):
+        await subject.engine.rank(Rank(request_id=new_id("req_"), first=named, second=named))
 
 
 async def test_death_ends_what_runs_and_what_comes(subject: Subject) -> None:

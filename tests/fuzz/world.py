@@ -6,14 +6,20 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import msgspec
 
 from purvey.contracts.model import MANIFEST_NAME, ImageSpec, ModelManifest, TextSpec
-from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
+from purvey.testing.model_folder import (
+    BERT,
+    CROSS_ENCODER,
+    TENSOR,
+    safetensors_bytes,
+    write_plausible_folder,
+)
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import Conversation, succeed, until_stopped
 
@@ -36,6 +42,8 @@ CHOICE = {
 TURNS = [{"role": "user", "content": "say it"}]
 ENDED = ("succeeded", "failed", "cancelled")
 PATIENCE_S = 60.0
+DEPLOYED = "some-id"
+"""The one deployment that is always there, of this name."""
 STEERED_SEED = 1_234_567_890
 """A job with this seed runs until it is stopped; every other one succeeds at once."""
 
@@ -78,6 +86,8 @@ class World:
         for name, kind in kinds.items():
             if name in path:
                 return {name[1:-1]: self._id(kind)}
+        if "{deployment}" in path:
+            return {"deployment": self._id("deployment")}
         if "{model}" in path:
             return {"model": self._id("spare" if method == "DELETE" else "echo")}
         return {"rest": "x/y"} if "{rest}" in path else {}
@@ -89,8 +99,9 @@ class World:
     def settle(self, method: str, path: str) -> None:
         """Forget what a call has used up, whatever its answer was."""
         if method == "DELETE":
-            for kind in ("key", "file", "dataset", "explanation", "spare"):
-                if f"{{{kind}_id}}" in path or (kind == "spare" and "{model}" in path):
+            for kind in ("key", "file", "dataset", "explanation", "deployment", "spare"):
+                named = {"deployment": "{deployment}", "spare": "{model}"}
+                if named.get(kind, f"{{{kind}_id}}") in path:
                     self._ids.pop(kind, None)
         elif "{job_id}/" in path and (made := self._ids.pop("steered", None)):
             self._http.post(f"{path.partition('{')[0]}{made}/cancel")
@@ -130,6 +141,11 @@ class World:
         made = self._made("/v1/datasets", {"file_ids": [self._id("table")]})
         self._until(f"/v1/datasets/{made}", "ready")
         return made
+
+    def _plain_model(self, name: str, config: Mapping[str, object]) -> str:
+        folder = self._server.data_dir.parent / "models" / name
+        write_plausible_folder(folder, config)
+        return self._made("/v1/models", {"id": name, "source": str(folder)})
 
     def _model(self, name: str, labels: tuple[str, ...] = (), *, is_image: bool = False) -> str:
         folder = self._server.data_dir.parent / "models" / name
@@ -232,6 +248,24 @@ def _completed(world: World) -> list[Json]:
     return [plain, plain | {"stream": True}, plain | {"prompt": [104, 105], "logprobs": 1}]
 
 
+def _embedded(world: World) -> list[Json]:
+    plain = {"model": world._id("minilm"), "input": "four"}
+    return [plain, plain | {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 2}]
+
+
+def _reranked(world: World) -> list[Json]:
+    plain = {"model": world._id("ranker"), "query": "cats", "documents": ["cats eat", "dogs"]}
+    return [plain, plain | {"model": world._id("minilm"), "top_n": 1, "return_documents": False}]
+
+
+def _scored(world: World) -> list[Json]:
+    return [
+        {"model": world._id("ranker"), "text_1": "cats", "text_2": "cats eat"},
+        {"model": world._id("minilm"), "queries": "a", "documents": ["c", "d"]},
+        {"model": world._id("minilm"), "queries": ["a", "b"], "documents": ["c", "d"]},
+    ]
+
+
 def _tokenized(world: World) -> list[Json]:
     return [
         {"model": world._id("echo"), "prompt": "four"},
@@ -239,9 +273,28 @@ def _tokenized(world: World) -> list[Json]:
     ]
 
 
+def _deployed(world: World) -> list[Json]:
+    profile = {
+        "precision": "fp32",
+        "generation": {"temperature": 0, "max_tokens": 4, "stop": ["x"]},
+        "keep_alive_s": 60,
+        "is_pinned": True,
+    }
+    body = {"model": world._id("echo"), "profiles": {"default": {}, "exact": profile}}
+    filtering = {"model": world._id("spam"), "profiles": {"p": {"batch_window_ms": 1}}}
+    return [one | {"id": world._fresh("deployed")} for one in (body, filtering)]
+
+
+def _redeployed(world: World) -> list[Json]:
+    world._id("deployment")
+    return [{"model": one["model"], "profiles": one["profiles"]} for one in _deployed(world)[:1]]
+
+
 _MAKERS: dict[str, Callable[[World], str]] = {
     "echo": lambda world: world._model("echo"),
     "spam": lambda world: world._model("spam", ("ham", "spam")),
+    "minilm": lambda world: world._plain_model("minilm", BERT),
+    "ranker": lambda world: world._plain_model("ranker", CROSS_ENCODER),
     "digits": lambda world: world._model("digits", ("0", "1"), is_image=True),
     "spare": lambda world: world._model(world._fresh("spare")),
     "table": lambda world: world._uploaded("rows.csv", _table(), "user_data"),
@@ -250,10 +303,16 @@ _MAKERS: dict[str, Callable[[World], str]] = {
     "dataset": World._dataset,
     "explanation": lambda world: world._made("/v1/explanations", _explained(world)[0]),
     "key": lambda world: world._made("/v1/keys", {"name": "spare"}),
+    "deployment": lambda world: world._made(
+        "/v1/deployments", {"id": DEPLOYED, "model": world._id("echo")}
+    ),
 }
 _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/chat/completions": _chatted,
     "/v1/completions": _completed,
+    "/v1/embeddings": _embedded,
+    "/v1/rerank": _reranked,
+    "/v1/score": _scored,
     "/v1/classify": _classified,
     "/v1/decisions": _decided,
     "/v1/explanations": _explained,
@@ -267,5 +326,8 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/datasets": lambda world: [{"file_ids": [world._id("table")], "name": "rows"}],
     "/v1/training/jobs": lambda world: [{"recipe": _recipe(world), "metadata": {"who": "me"}}],
     "/v1/recipes/validate": lambda world: [{"recipe": _recipe(world)}],
+    "/v1/deployments": _deployed,
+    "/v1/deployments/{deployment}": _redeployed,
+    f"/v1/deployments/{DEPLOYED}": _redeployed,
     "/v1/keys": lambda _: [{"name": "narrow", "scopes": ["inference"], "project": "other"}],
 }

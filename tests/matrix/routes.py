@@ -26,4 +26,6 @@ JSON_ROUTES = [
     for route in ROUTES
     if "body" in get_type_hints(route.endpoint)
 ]
+TEMPLATES = {path_of(route): re.sub(r":\w+\}", "}", route.path) for route in ROUTES}
+"""What the document calls each path."""
 UPLOAD_ROUTES = [("POST", "/v1/files")]

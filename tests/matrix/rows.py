@@ -55,7 +55,7 @@ HELD = {
     "CRA-31": "cleaning up that is killed midway is done again, and deletes nothing live",
 }
 ABSENT = {
-    "INP-17": "there are no grammars: `response_format` takes plain text alone",
+    "INP-17": "compiled grammars are not kept: each lives as long as its request",
     "FIL-15": "GGUF is not read: weights enter as safetensors only",
     "NET-13": "there is no object store: everything lies in the data folder",
     "CRA-29": "one server has a data folder to itself: a second one does not start",

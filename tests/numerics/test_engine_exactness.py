@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from purvey.contracts.engine import Sampling
+from purvey.contracts.sampling import Sampling
 from purvey.engine.batch import TILE_TOKENS, Batch
 from purvey.engine.core import Core
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache
 from purvey.engine.linear import BlockedLinear, PackedLinear, RowLinear, has_packed_kernels
+from purvey.engine.logits import HostLogits, SpanLogits
 from purvey.engine.request import Sequence
 from purvey.engine.runner import Runner
 from purvey.engine.sampling import choose
@@ -105,12 +106,12 @@ class Recorder(Runner):
         self.logits: dict[tuple[str, int], Tensor] = {}
         self.num_rows: set[int] = set()
 
-    def run(self, batch: Batch) -> list[Tensor]:
+    def run(self, batch: Batch) -> list[HostLogits]:
         """Run and record."""
         found = super().run(batch)
         self.num_rows.add(len(batch.tokens_T))
-        for span, logits_RV in zip(batch.spans, found, strict=True):
-            for position, logits_V in zip(span.wanted, logits_RV, strict=True):
+        for span, logits in zip(batch.spans, found, strict=True):
+            for position, logits_V in zip(span.wanted, logits.rows(), strict=True):
                 self.logits[span.sequence.request_id, position] = logits_V
         return found
 
@@ -131,12 +132,12 @@ class Take:
     def admit(self) -> None:
         """Nothing to tell."""
 
-    def take(self, positions: range, logits_RV: Tensor) -> EndReason | None:
+    def take(self, positions: range, logits: SpanLogits) -> EndReason | None:
         """Append the best token."""
         sequence = self.sequence
         if sequence.num_pending:
             return None
-        best = choose(logits_RV[-1], sequence.sampling, position=len(sequence.tokens))
+        best = choose(logits.rows()[-1], sequence.sampling, position=len(sequence.tokens))
         sequence.tokens.append(best)
         return "length" if sequence.is_full else None
 
@@ -272,5 +273,5 @@ def _block(number: int) -> Any:  # a BlockId, which only the pool makes
 def _run_whole(runner: Runner, sequence: Sequence) -> Tensor:
     from purvey.engine.batch import build_batch
 
-    (logits_RV,) = runner.run(build_batch([(sequence, sequence.num_pending)], runner.cache))
-    return logits_RV
+    (logits,) = runner.run(build_batch([(sequence, sequence.num_pending)], runner.cache))
+    return logits.rows()

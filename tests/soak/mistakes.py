@@ -37,7 +37,7 @@ def mistakes(chance: Random) -> list[Mistake]:
         Mistake("DELETE", f"/v1/models/{new}", 404),
         Mistake("PATCH", f"/v1/files/{new}", 405),
         Mistake("PUT", "/v1/keys", 405),
-        Mistake("POST", "/v1/embeddings", 501, {"json": {"model": new, "input": "a"}}),
+        Mistake("POST", "/v1/moderations", 501, {"json": {"model": new, "input": "a"}}),
         Mistake("GET", "/v1/models", 401, {"headers": {"authorization": f"Bearer sk-{new}"}}),
         Mistake("POST", CHAT, 401, {"headers": {"authorization": new}, "content": b"{"}),
         Mistake("GET", "/v1/models", 400, {"headers": {"host": f"{new}.example"}}),

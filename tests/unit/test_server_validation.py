@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from purvey.errors import InvalidValueError, UnsupportedValueError
-from purvey.server.openai.chat import ChatRequest
+from purvey.server.openai.chat_request import ChatRequest
 from purvey.server.openai.completions import CompletionRequest
 from purvey.server.validation import Body, Question, validate
 

@@ -18,8 +18,10 @@ from purvey.app.gauges import show_engines, show_jobs
 from purvey.app.http_server import HttpServer, bind
 from purvey.app.job_effects import JobEffects
 from purvey.contracts.clock import Clock, SystemClock
+from purvey.contracts.deployment import EngineOptions
 from purvey.engine.client import LocalEngineLauncher
 from purvey.errors import InternalError
+from purvey.ipc.confinement import memory_of_machine
 from purvey.jobs.bell import Bell
 from purvey.jobs.launcher import LocalJobLauncher
 from purvey.jobs.run import RunConfig
@@ -27,7 +29,10 @@ from purvey.jobs.service import JobService
 from purvey.jobs.supervisor import Supervisor
 from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
-from purvey.registry.engines import EngineLimits, EnginePool
+from purvey.registry.deployments.book import Deployments
+from purvey.registry.deployments.directory import Directory
+from purvey.registry.engines.place import EngineLimits
+from purvey.registry.engines.pool import EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.server.application import create_app
 from purvey.server.services import Defaults, Services
@@ -117,6 +122,11 @@ def _assemble(
         module_roots=settings.module_roots,
         clock=clock,
     ).hooks
+    directory = Directory(
+        models,
+        options=EngineOptions(precision=settings.precision),
+        keep_alive_s=settings.keep_alive_s,
+    )
     services = Services(
         database=database,
         blobs=stores.blobs,
@@ -131,7 +141,10 @@ def _assemble(
         meter=Meter(database, clock),
         jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
         models=models,
-        engines=EnginePool(engine_launcher, models, limits=_engine_limits(settings), clock=clock),
+        deployments=Deployments(database, directory, clock=clock),
+        engines=EnginePool(
+            engine_launcher, models, directory, limits=_engine_limits(settings), clock=clock
+        ),
         outbound=outbound,
         clock=clock,
         is_ready=readiness.is_ready,
@@ -203,6 +216,7 @@ class Application:
                 secret.get_secret_value() if secret else None
             )
             await self.services.sweeper.sweep()
+            await self.services.deployments.load()
             await self._supervisor.start()
             await self._serve(self._stop_asked)
         finally:
@@ -246,6 +260,7 @@ class Application:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._http.run(), name="http")
             upkeep = (
+                tasks.create_task(self.services.engines.tend(), name="engines"),
                 tasks.create_task(show_engines(self.services.engines), name="engine-gauges"),
                 tasks.create_task(show_jobs(self.services.database), name="job-gauges"),
                 tasks.create_task(self.services.meter.pay_back(), name="owed-usage"),
@@ -331,7 +346,11 @@ def _engine_limits(settings: "Settings") -> EngineLimits:
         num_threads=settings.engine_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
         max_batch_tokens=settings.max_batch_tokens,
+        prefix_cache=settings.prefix_cache,
+        device=settings.device,
+        memory_bytes=settings.model_memory_bytes or memory_of_machine() * 3 // 4,
         max_loaded=settings.max_loaded_models,
+        room_wait_s=settings.room_wait_s,
         failpoints=settings.failpoints,
     )
 

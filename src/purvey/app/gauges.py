@@ -9,7 +9,8 @@ from prometheus_client import Gauge
 
 from purvey.contracts.jobs import TRANSITIONS
 from purvey.errors import CapacityError
-from purvey.registry.engines import EnginePool, metrics_label
+from purvey.registry.engines.loading import metrics_label
+from purvey.registry.engines.pool import EnginePool
 from purvey.store import jobs
 from purvey.store.database import Database
 from purvey.telemetry import metrics
@@ -51,7 +52,9 @@ async def show_jobs(
 
 def _show(pool: EnginePool, shown: set[str]) -> set[str]:
     resident: defaultdict[str, list[EngineStats]] = defaultdict(list)
-    for engine in pool.loaded():
+    for engine in pool.engines():
+        if engine.model is None:
+            continue
         known = [engine.stats] if engine.stats else []
         resident[metrics_label(engine.digest)] += known
     for gone in shown - resident.keys():

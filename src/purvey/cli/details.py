@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from purvey.cli.moments import local_time, span
-from purvey.client.values import Dataset, Job, Model
+from purvey.client.perplexity import Perplexity
+from purvey.client.values import Dataset, Job, Model, ModelEngine
 
 
 def model_fields(model: Model) -> dict[str, object]:
@@ -18,8 +19,25 @@ def model_fields(model: Model) -> dict[str, object]:
         "job": model.job_id,
         "created": local_time(model.created),
         "digest": model.digest,
+        "in memory": "; ".join(_memory_text(engine) for engine in model.engines) or None,
         **report_fields(model.report),
     }
+
+
+def perplexity_text(found: Perplexity) -> str:
+    """Return `12.34 over 1200 tokens, in windows of 512`."""
+    where = f"over {found.num_tokens} tokens, in windows of {found.window_tokens}"
+    return f"{found.value:.4f} {where}"
+
+
+def _memory_text(engine: ModelEngine) -> str:
+    parts = {
+        "weights": engine.weights_bytes,
+        "KV cache": engine.kv_cache_bytes,
+        "workspace": engine.workspace_bytes,
+    }
+    sizes = " + ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items() if size)
+    return f"{engine.precision}: {sizes}"
 
 
 def job_fields(job: Job) -> dict[str, object]:

@@ -13,6 +13,7 @@ from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
 from purvey.cli.commands.explaining import explain
 from purvey.cli.commands.listing import list_objects, remove, show
+from purvey.cli.commands.residency import ps, stop
 from purvey.cli.commands.serving import serve
 from purvey.cli.commands.training import train
 from purvey.cli.commands.usage import usage
@@ -65,6 +66,8 @@ app.add_typer(jobs.app, name="jobs")
 app.command("list")(list_objects)
 app.command()(show)
 app.command("rm")(remove)
+app.command()(ps)
+app.command()(stop)
 app.command()(explain)
 app.add_typer(keys.app, name="keys")
 app.command()(usage)

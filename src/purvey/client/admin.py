@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from purvey.client.paging import items
+from purvey.client.perplexity import Perplexity, measure
 from purvey.client.transport import Json, Transport
-from purvey.client.values import Key, Model, Page, ServerState, UsageTotal
+from purvey.client.values import Key, Model, Page, ServerState, Unloaded, UsageTotal
 
 
 class Models:
@@ -25,6 +26,14 @@ class Models:
     def register(self, name: str, folder: str) -> Model:
         """Register a folder that lies under one of the server's model roots (administrator)."""
         return self._transport.create("/v1/models", Model, body={"id": name, "source": folder})
+
+    def perplexity(self, name: str, text: str) -> Perplexity:
+        """Return how well a language model, loaded if need be, foresees a text."""
+        return measure(self._transport, name, text)
+
+    def unload(self, name: str) -> Unloaded:
+        """Let a model leave memory, as soon as what it runs has ended."""
+        return self._transport.post(f"/v1/models/{quote(name, safe='')}/unload", Unloaded)
 
     def delete(self, name: str) -> None:
         """Delete a model."""

@@ -143,6 +143,15 @@ class Explanation(Answer, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None  # code, message, param
 
 
+class ModelEngine(Answer, frozen=True, kw_only=True):
+    """What a model is computed in where it is in memory, and the bytes that it takes."""
+
+    precision: str
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
+
+
 class Model(Answer, frozen=True, kw_only=True):
     """A registered model."""
 
@@ -157,6 +166,7 @@ class Model(Answer, frozen=True, kw_only=True):
     digest: str | None = None
     report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
     lineage: dict[str, Any] | None = None  # JSON values
+    engines: list[ModelEngine] = []
 
 
 class Key(Answer, frozen=True, kw_only=True):
@@ -185,10 +195,41 @@ class UsageTotal(Answer, frozen=True, kw_only=True):
     compute_s: float = 0.0
 
 
+class Unloaded(Answer, frozen=True, kw_only=True):
+    """How many engines of a model were told to leave memory."""
+
+    id: str
+    unloaded: int
+
+
+class Engine(Answer, frozen=True, kw_only=True):
+    """A model in memory, on its way there or out; spans in seconds."""
+
+    model: str
+    state: str
+    precision: str
+    memory_bytes: int
+    users: int = 0
+    idle_s: float | None = None
+    expires_in_s: float | None = None
+    is_pinned: bool = False
+
+
+class Memory(Answer, frozen=True, kw_only=True):
+    """What models may take together, and what the project's take; loads since the start."""
+
+    budget_bytes: int = 0
+    held_bytes: int = 0
+    loads: int = 0
+    evictions: int = 0
+
+
 class ServerState(Answer, frozen=True, kw_only=True):
     """What a server says of itself."""
 
     version: str
     models_loaded: list[str] = []
+    engines: list[Engine] = []
+    memory: Memory = Memory()
     jobs_running: int = 0
     uptime_s: float = 0.0

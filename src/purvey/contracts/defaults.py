@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from purvey.contracts.model import Task
+from purvey.contracts.model import TrainedTask
 
 Values = dict[str, Any]  # JSON values of a recipe, as `parse_recipe` takes them
 
@@ -42,7 +42,7 @@ _FULL: Values = {
 
 
 def recipe_defaults(
-    task: Task, *, has_base: bool, method: Literal["full", "lora"] = "lora"
+    task: TrainedTask, *, has_base: bool, method: Literal["full", "lora"] = "lora"
 ) -> Values:
     """Return the defaults for a task, as a fresh copy.
 

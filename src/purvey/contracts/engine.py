@@ -1,4 +1,4 @@
-"""What an engine answers: generation, scores, classes, tokens, explanations.
+"""What an engine answers: generation, scores, classes, vectors, tokens, explanations.
 
 The same messages travel over a Unix socket pair to an engine process and are understood by
 the scripted engine of `purvey.testing`. Every request carries an id; every reply carries
@@ -6,28 +6,42 @@ the id of its request, and a reply with another id closes the connection.
 """
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from purvey.contracts.deployment import Device, Precision
+from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.model import InputSpec, ModelSource, Task
+from purvey.contracts.sampling import Sampling
 
 # Inputs ----------------------------------------------------------------------------------
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a conversation; content is plain text, never special tokens."""
+    """One turn of a conversation; content is plain text, never special tokens.
+
+    `tool_calls` and `reasoning` are an assistant's; `tool_call_id` says which call a tool answers.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
-    """A conversation, rendered by the model's chat template."""
+    """A conversation, rendered by the model's chat template.
+
+    `tools` are given to the template; `enable_thinking` too, where it is not None.
+    """
 
     messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+    enable_thinking: bool | None = None
 
 
 class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
@@ -73,6 +87,7 @@ NamedInputs = dict[str, PlainInput]
 class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """First frame to an engine process: what to load and what it may use.
 
+    `precision` is what a language model is computed in; other models compute in float32.
     `failpoints` is a plan of `purvey.failpoints`, empty but in tests.
     """
 
@@ -80,50 +95,44 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     num_threads: int
     kv_cache_bytes: int
     max_batch_tokens: int
+    precision: Precision = "auto"
+    device: Device = "auto"
+    batch_window_s: float = 0.002
+    prefix_cache: bool = True
     failpoints: str = ""
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen.
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    """Continue a prompt. Answered by `Started`, `Delta`s, then `Finished` (or `Refused`).
 
     Args:
-        temperature: 0 is greedy.
-        top_p: Nucleus mass in (0, 1] (Holtzman et al. 2020).
-        seed: Every token draws from a generator derived from (seed, position), so a batch
-            neighbour cannot change the outcome.
-        max_tokens: Output tokens at most; None asks for what the context leaves, capped by
-            the server's default.
-        stop: Strings that end the output and are not part of it.
-        num_logprobs: None for no log-probabilities, else how many alternatives per token.
-        echo: Whether the prompt is returned before the output (completions only).
+        request_id: Unique among the requests of the engine.
+        prompt: What is continued.
+        sampling: How tokens are chosen.
+        salt: The project; what one leaves in the cache is never found by another, and each has
+            its fair share of the engine.
+        priority: 1 is admitted before 0, and -1 after it; waiting raises it.
+        deadline_s: Seconds within which computing must have begun, else it is refused.
     """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    num_logprobs: int | None = None
-    echo: bool = False
-
-
-class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Continue a prompt. Answered by `Started`, `Delta`s, then `Finished` (or `Refused`)."""
 
     request_id: str
     prompt: Prompt
     sampling: Sampling
+    salt: str = ""
+    priority: Annotated[int, msgspec.Meta(ge=-1, le=1)] = 0
+    deadline_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Log-probabilities of given outputs after each prompt. Answered by `Scored`.
 
     Each pair is (prompt, output); low priority: it never delays a decoding step by more than
-    one batch.
+    one batch. `salt` is the project, as for `Generate`.
     """
 
     request_id: str
     pairs: tuple[tuple[Prompt, TextPrompt | TokenPrompt], ...]
+    salt: str = ""
 
 
 class Classify(msgspec.Struct, frozen=True, kw_only=True, tag="classify"):
@@ -157,7 +166,9 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Take nothing new, finish what runs, then exit with status 0."""
 
 
-ToEngine = LoadModel | Generate | Score | Classify | Tokenize | Explain | Cancel | Drain
+ToEngine = (
+    LoadModel | Generate | Score | Classify | Embed | Rank | Tokenize | Explain | Cancel | Drain
+)
 
 # Engine to control plane -----------------------------------------------------------------
 
@@ -169,10 +180,13 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
         task: What it is for.
         labels: Class names in order; empty for text generation.
         inputs: Input by name, for one-pass models.
-        context_tokens: Longest prompt plus output; 0 for one-pass models.
+        context_tokens: Longest prompt plus output, or text; 0 for classifiers.
+        vector_size: Numbers of an uncut vector; 0 where there are none.
         has_chat_template: Whether it takes conversations.
         num_parameters: Weights, tied ones counted once.
         resident_bytes: Memory the process holds for weights and caches.
+        weights_bytes: Of it, weights as they are computed with; 0 where that is not told.
+        workspace_bytes: What one step may take beside it; 0 where that is not told.
         precision: `float32` and so on, as computed.
     """
 
@@ -180,9 +194,12 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     labels: tuple[str, ...] = ()
     inputs: dict[str, InputSpec] = {}
     context_tokens: int = 0
+    vector_size: int = 0
     has_chat_template: bool = False
     num_parameters: int = 0
     resident_bytes: int = 0
+    weights_bytes: int = 0
+    workspace_bytes: int = 0
     precision: str = "float32"
     is_calibrated: bool = False
 
@@ -207,32 +224,39 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """The prompt is admitted."""
+    """The prompt is admitted; `cached_tokens` of it were known from earlier ones."""
 
     request_id: str
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """New output text, whole characters only; may be empty beside log-probabilities.
+    """New output, whole characters only; may be empty beside log-probabilities.
 
-    An echoed prompt comes first, as one delta of 0 `num_tokens`; its `tokens` then are the
-    prompt's, the first with log-probability 0 since nothing stands before it.
+    What a model thinks and calls in answer to a conversation is told apart from `text`; in one
+    delta, reasoning comes before text, and text before calls. An echoed prompt comes first, as
+    one delta of 0 `num_tokens`; its `tokens` then are the prompt's, the first with
+    log-probability 0 since nothing stands before it.
     """
 
     request_id: str
     text: str
     num_tokens: int = 1
     tokens: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """Generation is over; all blocks are free again."""
+    """Generation is over; all blocks are free again. Reasoning is part of the completion."""
 
     request_id: str
     reason: Literal["stop", "length", "cancelled"]
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
@@ -276,13 +300,27 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
-    """Sent once a second and after each drain: what the engine holds."""
+    """Sent once a second and after each drain: what the engine holds.
+
+    Args:
+        running: Requests that are computed.
+        waiting: Requests that are not.
+        free_blocks: Cache blocks that nobody holds.
+        total_blocks: Cache blocks there are.
+        steps: Steps since it started.
+        preemptions: Requests that gave their blocks back to go on later, since it started.
+        prefix_queried_tokens: Prompt tokens of all requests that were begun.
+        prefix_hit_tokens: How many of these the cache knew.
+    """
 
     running: int
     waiting: int
     free_blocks: int
     total_blocks: int
     steps: int
+    preemptions: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
 
 
 FromEngine = (
@@ -293,6 +331,8 @@ FromEngine = (
     | Finished
     | Scored
     | Classified
+    | Embedded
+    | Ranked
     | Tokenized
     | Explained
     | Refused
@@ -333,6 +373,14 @@ class EngineClient(Protocol):
 
     async def classify(self, request: Classify) -> Classified:
         """Return class probabilities."""
+        ...
+
+    async def embed(self, request: Embed) -> Embedded:
+        """Return vectors of texts."""
+        ...
+
+    async def rank(self, request: Rank) -> Ranked:
+        """Return how well the texts of pairs fit."""
         ...
 
     async def tokenize(self, request: Tokenize) -> Tokenized:

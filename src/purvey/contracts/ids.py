@@ -27,7 +27,10 @@ Prefix = Literal[
     "req_",
     "chatcmpl-",
     "cmpl-",
+    "call_",
     "lease_",
+    "rerank-",
+    "score-",
 ]
 
 DEFAULT_PROJECT = ProjectId("proj_default")

@@ -43,8 +43,40 @@ class Limits:
     """Characters of one stop string."""
     top_logprobs: int = 20
     """Alternatives reported for each token."""
+    request_choices: int = 128
+    """Answers of one request: its prompts times `n`."""
+    biased_tokens: int = 1_024
+    """Entries of one `logit_bias`."""
+    tools: int = 128
+    """Functions of one request."""
+    tools_chars: int = 256 * 2**10
+    """Characters of the definitions of all functions of one request, without blanks."""
+    tool_calls: int = 128
+    """Calls of one message of a conversation."""
+    answer_calls: int = 16
+    """Calls that an answer which must call may make."""
+    schema_chars: int = 64 * 2**10
+    """Characters of one JSON schema, without blanks, or of all texts of one choice."""
+    literal_chars: int = 4_096
+    """Characters of a name or value that a schema gives, or of one text of a choice."""
+    output_choices: int = 1_000
+    """Texts of one choice."""
+    regex_chars: int = 4_096
+    """Characters of one regular expression, in a schema too."""
+    regex_positions: int = 4_096
+    """Characters that a regular expression has once its counted repetitions are written out."""
+    grammar_s: int = 2
+    """Seconds that compiling a schema or regular expression may take."""
+    grammar_bytes: int = 512 * 2**20
+    """Memory that compiling a schema or regular expression may take."""
     classify_inputs: int = 256
     """Inputs of one classify request."""
+    embedding_inputs: int = 2_048
+    """Texts to embed, documents to rank, or pairs to score of one request."""
+    embedding_text_tokens: int = 8_192
+    """Tokens of one text to embed, or of one pair to score; a model may allow fewer."""
+    embedding_tokens: int = 300_000
+    """Tokens of all texts of one embeddings, rerank or score request."""
     questions: int = 400
     """Questions of one decisions request."""
     choices: int = 1_000
@@ -113,10 +145,18 @@ class Limits:
     """Unfinished jobs of one project."""
     queued_requests: int = 1_024
     """Requests one engine holds, running and waiting."""
+    queued_tokens: int = 4 * 2**20
+    """Prompt tokens and possible output tokens of all requests that one engine holds."""
     owed_usage_rows: int = 10_000
     """Usage rows that a full disk may keep waiting before requests to models are refused."""
     loading_requests: int = 128
     """Requests that wait for one model to load."""
+    waiting_models: int = 64
+    """Models that wait for room in memory at one time."""
+    deployments: int = 1_000
+    """Deployments of one project."""
+    profiles: int = 32
+    """Profiles of one deployment."""
     running_explanations: int = 64
     """Explanations that one server computes at one time, those it has answered 202 included."""
 

@@ -9,9 +9,17 @@ MANIFEST_NAME = "purvey.json"
 DecoderFamily = Literal["gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"]
 """`model_type` of the Hugging Face configurations that our decoder computes."""
 
-Task = Literal["text-generation", "text-classification", "image-classification", "classification"]
-Family = Literal["decoder", "text-ngrams", "module"]
-"""`decoder`: models/decoder.py. `text-ngrams`: models/text_ngrams.py. `module`: a user's class."""
+EncoderFamily = Literal["bert", "distilbert", "roberta", "xlm-roberta"]
+"""`model_type` of the Hugging Face configurations that our encoder computes."""
+
+TrainedTask = Literal[
+    "text-generation", "text-classification", "image-classification", "classification"
+]
+"""What a recipe may train."""
+Task = Literal[TrainedTask, "embedding", "rerank"]
+Family = Literal["decoder", "transformers", "encoder", "text-ngrams", "module"]
+"""`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
+`text-ngrams`: models/text_ngrams.py. `module`: a user's class."""
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
@@ -40,7 +48,7 @@ InputSpec = ImageSpec | TextSpec | NumberSpec
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `purvey.json`.
 
-    A folder without one is a Hugging Face folder: family `decoder`, task `text-generation`.
+    A folder without one is a Hugging Face folder: `contracts/hugging_face.py` says what for.
 
     Args:
         family: Which of our loaders reads the folder.

@@ -3,6 +3,7 @@
 import msgspec
 
 from purvey.contracts.engine import ChatMessage
+from purvey.contracts.sampling import Grammar
 
 
 class CheckTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="check_template"):
@@ -28,6 +29,8 @@ class RenderChat(msgspec.Struct, frozen=True, kw_only=True, tag="render_chat"):
         messages: The conversation.
         add_generation_prompt: Whether an answer is asked for at its end.
         prefixes: Beginnings to render too.
+        tools: JSON texts of the functions that may be called.
+        enable_thinking: Whether the model is asked to reason; None leaves it to the template.
     """
 
     source: str
@@ -36,6 +39,14 @@ class RenderChat(msgspec.Struct, frozen=True, kw_only=True, tag="render_chat"):
     messages: tuple[ChatMessage, ...]
     add_generation_prompt: bool
     prefixes: tuple[Prefix, ...] = ()
+    tools: tuple[str, ...] = ()
+    enable_thinking: bool | None = None
+
+
+class CheckGrammar(msgspec.Struct, frozen=True, kw_only=True, tag="check_grammar"):
+    """Can this grammar be enforced?"""
+
+    grammar: Grammar
 
 
 class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image"):
@@ -62,6 +73,10 @@ class ParserReady(msgspec.Struct, frozen=True, kw_only=True, tag="parser_ready")
 
 class TemplateChecked(msgspec.Struct, frozen=True, kw_only=True, tag="template_checked"):
     """The template compiles."""
+
+
+class GrammarChecked(msgspec.Struct, frozen=True, kw_only=True, tag="grammar_checked"):
+    """The grammar compiles."""
 
 
 class ChatRendered(msgspec.Struct, frozen=True, kw_only=True, tag="chat_rendered"):
@@ -101,5 +116,13 @@ class OutOfMemory(msgspec.Struct, frozen=True, kw_only=True, tag="out_of_memory"
     """It needs more memory than the process may have."""
 
 
-ToParser = CheckTemplate | RenderChat | DecodeImage
-FromParser = ParserReady | TemplateChecked | ChatRendered | ImageDecoded | Unusable | OutOfMemory
+ToParser = CheckTemplate | RenderChat | CheckGrammar | DecodeImage
+FromParser = (
+    ParserReady
+    | TemplateChecked
+    | ChatRendered
+    | GrammarChecked
+    | ImageDecoded
+    | Unusable
+    | OutOfMemory
+)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.model import Task
+from purvey.contracts.model import TrainedTask
 from purvey.contracts.sizes import check_new_decoder
 from purvey.errors import InvalidValueError
 
@@ -162,7 +162,7 @@ class TestConfig(Part):
 class TrainConfig(Part):
     """One whole run. Sections a task does not use must be absent or at their defaults."""
 
-    task: Task
+    task: TrainedTask
     """What the model is for."""
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] | None = None
     """Name under which the trained model is registered; fine-tuned ones get an `ft:` name."""

@@ -174,6 +174,8 @@ UsageKind = Literal[
     "completion",
     "classify",
     "decision",
+    "embedding",
+    "rerank",
     "score",
     "tokenize",
     "training",

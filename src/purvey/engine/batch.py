@@ -4,13 +4,14 @@ Shape letters, this file only:
     T = packed tokens   R = rows wanted
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from purvey.engine.kv_cache import KVCache, Place
+from purvey.engine.kv_cache import Place, Places
 from purvey.engine.request import Sequence
 
 TILE_TOKENS = 32
@@ -63,7 +64,7 @@ class Batch:
     spans: tuple[Span, ...]
 
 
-def build_batch(chunks: Listed[tuple[Sequence, int]], cache: KVCache) -> Batch:
+def build_batch(chunks: Listed[tuple[Sequence, int]], cache: Places) -> Batch:
     """Pack the next `num_tokens` positions of each sequence.
 
     Args:
@@ -86,15 +87,13 @@ def build_batch(chunks: Listed[tuple[Sequence, int]], cache: KVCache) -> Batch:
     )
 
 
-def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: KVCache) -> Span:
+def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: Places) -> Span:
     start = sequence.num_cached
     end = start + num_tokens
-    tiles: list[Tile] = []
-    position = start
-    while position < end:
-        tile_end = min((position // TILE_TOKENS + 1) * TILE_TOKENS, end)
-        tiles.append(Tile(first_row=first_row + position - start, start=position, end=tile_end))
-        position = tile_end
+    tiles = [
+        Tile(first_row=first_row + first - start, start=first, end=last)
+        for first, last in tiles_of(start, end, sequence.num_prompt)
+    ]
     return Span(
         sequence=sequence,
         first_row=first_row,
@@ -103,3 +102,21 @@ def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: KVCache) -
         place=cache.place(sequence.blocks, end),
         tiles=tuple(tiles),
     )
+
+
+def tiles_of(start: int, end: int, num_prompt: int) -> Iterator[tuple[int, int]]:
+    """Cut positions from `start` to `end` into those that are computed together."""
+    while start < end:
+        tile_end = min(_tile_end(start, num_prompt), end)
+        yield start, tile_end
+        start = tile_end
+
+
+def _tile_end(position: int, num_prompt: int) -> int:
+    """Return where the tile of a position ends; past the prompt, each has one of its own.
+
+    Outputs are computed one by one as they come, so after a preemption they are again.
+    """
+    if position >= num_prompt:
+        return position + 1
+    return min((position // TILE_TOKENS + 1) * TILE_TOKENS, num_prompt)

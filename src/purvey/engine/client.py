@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Cancel,
     Classified,
@@ -34,7 +35,9 @@ from purvey.contracts.engine import (
     Tokenize,
     Tokenized,
 )
+from purvey.contracts.limits import LIMITS
 from purvey.errors import (
+    CapacityError,
     InternalError,
     PurveyError,
     ShuttingDownError,
@@ -46,9 +49,10 @@ from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-Question = Generate | Score | Classify | Tokenize | Explain
-Answer = Started | Delta | Finished | Scored | Classified | Tokenized | Explained | Refused
-A = TypeVar("A", Scored, Classified, Tokenized, Explained)
+Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
+OneAnswer = Scored | Classified | Embedded | Ranked | Tokenized | Explained
+Answer = Started | Delta | Finished | OneAnswer | Refused
+A = TypeVar("A", Scored, Classified, Embedded, Ranked, Tokenized, Explained)
 _NUM_REMEMBERED = 16_384
 SILENCE_S = 60.0
 """How long an engine that has requests may say nothing, not even its statistics of every second."""
@@ -184,6 +188,14 @@ class IpcEngine:
         """Return class probabilities."""
         return await self._ask(request, Classified)
 
+    async def embed(self, request: Embed) -> Embedded:
+        """Return vectors of texts."""
+        return await self._ask(request, Embedded)
+
+    async def rank(self, request: Rank) -> Ranked:
+        """Return how well the texts of pairs fit."""
+        return await self._ask(request, Ranked)
+
     async def tokenize(self, request: Tokenize) -> Tokenized:
         """Return token ids."""
         return await self._ask(request, Tokenized)
@@ -222,6 +234,9 @@ class IpcEngine:
             raise self._ended
         if self._is_draining:
             raise ShuttingDownError("the engine takes no new requests")
+        most = LIMITS.queued_requests
+        if len(self._inboxes) >= most:  # no word to the engine: it has enough to do
+            raise CapacityError(f"{most} requests are running or waiting already.")
         assert request_id not in self._inboxes, "a request id was used twice"
         inbox: asyncio.Queue[Answer | None] = asyncio.Queue()
         self._inboxes[request_id] = inbox
@@ -309,6 +324,8 @@ class IpcEngine:
             inbox.put_nowait(message)
         elif message.request_id not in self._forgotten:
             raise InternalError("an engine answered a request that nobody made")
+        elif not isinstance(message, Started | Delta):
+            del self._forgotten[message.request_id]  # that was its last answer
 
     def _disagree(self, answer: Answer) -> InternalError:
         self._child.kill()  # its other answers are not to be trusted either

@@ -1,14 +1,9 @@
 """The door of a language model: prompts become tokens, and what cannot be served is refused."""
 
-from purvey.contracts.engine import (
-    ChatPrompt,
-    Generate,
-    Prompt,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-)
+from purvey.contracts.engine import ChatPrompt, Generate, Prompt, TextPrompt, TokenPrompt
+from purvey.contracts.sampling import Sampling
 from purvey.engine.generation import Generation, Reply
+from purvey.engine.output.grammar import Grammars
 from purvey.engine.request import Sequence
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.models.chat import ChatTemplate
@@ -40,6 +35,7 @@ class Door:
         self._tokenizer, self._template, self._stop_ids = tokenizer, template, stop_ids
         self._vocabulary_size, self._context_tokens = vocabulary_size, context_tokens
         self._cache_tokens = cache_tokens
+        self._grammars = Grammars(tokenizer, stop_ids=stop_ids, vocabulary_size=vocabulary_size)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt.
@@ -95,9 +91,11 @@ class Door:
 
         Raises:
             ContextLengthError: Prompt and output exceed the context or the cache.
+            InvalidSchemaError: The grammar cannot be enforced.
             UserError: What `encode` raises.
         """
         prompt, sampling = request.prompt, request.sampling
+        self._check_bias(sampling)
         ids = self.encode(prompt)
         left = min(self._context_tokens, self._cache_tokens + 1) - len(ids)
         num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
@@ -110,6 +108,10 @@ class Door:
             sampling=sampling,
             prompt_logprobs_from=_prompt_logprobs_from(sampling),
             is_background=is_background,
+            project=request.salt,
+            salt=request.salt,
+            priority=request.priority,
+            deadline_s=request.deadline_s,
         )
         return Generation(
             sequence,
@@ -117,6 +119,7 @@ class Door:
             stop_ids=self._stop_ids,
             reply=reply,
             echo=self._text(prompt, ids) if sampling.echo else None,
+            guide=self._grammars.guide(sampling.grammar) if sampling.grammar else None,
         )
 
     def _text(self, prompt: Prompt, ids: list[int]) -> str:
@@ -128,6 +131,14 @@ class Door:
                 f"a token id is not below {self._vocabulary_size}.", param="prompt"
             )
         return list(tokens)
+
+    def _check_bias(self, sampling: Sampling) -> None:
+        for token_id, _ in sampling.logit_bias:
+            if not 0 <= token_id < self._vocabulary_size:
+                raise InvalidValueError(
+                    f"token id {token_id} is not below {self._vocabulary_size}.",
+                    param=f"logit_bias.{token_id}",
+                )
 
     def _check_context(self, num_prompt: int, num_new: int, param: str) -> None:
         if num_prompt + num_new > self._context_tokens:

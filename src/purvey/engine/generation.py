@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-from torch import Tensor
 
 from purvey.contracts.engine import Delta, Finished, Refused, Started, TokenLogprob
+from purvey.engine.logits import SpanLogits
+from purvey.engine.output.grammar import Guide
+from purvey.engine.output.text_output import TextOutput
 from purvey.engine.request import Sequence
-from purvey.engine.sampling import RowLogprobs, choose, logprobs
-from purvey.engine.text_output import TextOutput
+from purvey.engine.sampling import Adjustment, RowLogprobs, checked, choose, logprobs
 from purvey.engine.work import EndReason
 from purvey.errors import PurveyError
 from purvey.models.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ class Generation:
         stop_ids: Tokens that end the output.
         reply: Where answers go; must not block for long.
         echo: The prompt's text when it is to be shown before the output, else None.
+        guide: What the output must look like, if anything.
     """
 
     def __init__(
@@ -53,12 +55,16 @@ class Generation:
         stop_ids: frozenset[int],
         reply: Reply,
         echo: str | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self._sequence, self._tokenizer, self._stop_ids = sequence, tokenizer, stop_ids
-        self._reply, self._echo = reply, echo
-        self._num_logprobs = sequence.sampling.num_logprobs
+        self._reply, self._echo, self._guide = reply, echo, guide
+        sampling = sequence.sampling
+        self._num_logprobs = sampling.num_logprobs
         prompt = sequence.tokens[: sequence.num_prompt]
-        self._output = TextOutput(tokenizer.stream(after=prompt), sequence.sampling.stop)
+        self._output = TextOutput(tokenizer.stream(after=prompt), sampling.stop)
+        needed = Adjustment.is_needed(sampling)
+        self._adjustment = Adjustment(sampling, prompt) if needed else None
         self._prompt_logprobs: list[RowLogprobs] = []
         self._held: deque[_HeldToken] = deque()
         self._num_unsent = 0
@@ -70,16 +76,22 @@ class Generation:
 
     def admit(self) -> None:
         """Tell that the prompt is admitted."""
-        request_id, num_prompt = self._sequence.request_id, self._sequence.num_prompt
-        self._reply(Started(request_id=request_id, prompt_tokens=num_prompt))
+        sequence = self._sequence
+        self._reply(
+            Started(
+                request_id=sequence.request_id,
+                prompt_tokens=sequence.num_prompt,
+                cached_tokens=sequence.num_reused,
+            )
+        )
 
-    def take(self, positions: range, logits_RV: Tensor) -> EndReason | None:
+    def take(self, positions: range, logits: SpanLogits) -> EndReason | None:
         """Note the prompt's log-probabilities; once it is read, choose the next token."""
         sequence = self._sequence
         num_prompt_rows = max(0, min(positions.stop, sequence.num_prompt - 1) - positions.start)
         if num_prompt_rows:
             tokens = [sequence.tokens[p + 1] for p in positions[:num_prompt_rows]]
-            rows = logprobs(logits_RV[:num_prompt_rows], tokens, self._num_logprobs or 0)
+            rows = logprobs(logits.rows()[:num_prompt_rows], tokens, self._num_logprobs or 0)
             self._prompt_logprobs += rows
         if sequence.num_pending:
             return None
@@ -87,7 +99,7 @@ class Generation:
             self._send_echo(self._echo)
         if sequence.is_full:
             return "length"
-        return self._extend(logits_RV[-1])
+        return self._extend(logits)
 
     def end(self, reason: EndReason) -> None:
         """Send what was held back, then how it ended."""
@@ -99,6 +111,7 @@ class Generation:
                 reason="stop" if self._output.is_stopped else reason,
                 prompt_tokens=self._sequence.num_prompt,
                 completion_tokens=self._sequence.num_output,
+                cached_tokens=self._sequence.num_reused,
             )
         )
 
@@ -121,24 +134,51 @@ class Generation:
                 reason="cancelled",
                 prompt_tokens=self._sequence.num_prompt,
                 completion_tokens=self._sequence.num_output,
+                cached_tokens=self._sequence.num_reused,
             )
         )
 
-    def _extend(self, logits_V: Tensor) -> EndReason | None:
+    def _extend(self, logits: SpanLogits) -> EndReason | None:
         sequence = self._sequence
-        token_id = choose(logits_V, sequence.sampling, position=len(sequence.tokens))
+        if self._obeys():  # before its first token: only an empty output obeys
+            return "stop"
+        token_id = self._choose(logits)
         sequence.tokens.append(token_id)
         self._num_unsent += 1
         if token_id in self._stop_ids:
             return "stop"
+        self._note(token_id)
         start = self._output.num_decoded
         text = self._output.push(token_id)
         if self._num_logprobs is not None:
-            (row,) = logprobs(logits_V[None], [token_id], self._num_logprobs)
+            (row,) = logprobs(logits.rows()[-1:], [token_id], self._num_logprobs)
             token = self._named(token_id, row)
             self._held.append(_HeldToken(token=token, start=start, end=self._output.num_decoded))
         self._send(text)
+        if self._obeys():
+            return "stop"
         return "length" if sequence.is_full else "stop" if self._output.is_stopped else None
+
+    def _obeys(self) -> bool:
+        """Tell whether the output is all that its grammar allows."""
+        return self._guide is not None and self._guide.is_complete
+
+    def _choose(self, logits: SpanLogits) -> int:
+        sampling = self._sequence.sampling
+        if sampling.temperature == 0 and self._adjustment is None and self._guide is None:
+            return checked(*logits.best())  # the rows may stay where they are
+        logits_V = logits.rows()[-1]
+        if self._adjustment is not None:
+            logits_V = self._adjustment.apply(logits_V)
+        if self._guide is not None:
+            logits_V = self._guide.restrict(logits_V)
+        return choose(logits_V, sampling, position=len(self._sequence.tokens))
+
+    def _note(self, token_id: int) -> None:
+        if self._adjustment is not None:
+            self._adjustment.note(token_id)
+        if self._guide is not None:
+            self._guide.take(token_id)
 
     def _send(self, text: str, *, is_last: bool = False) -> None:
         tokens = self._release_tokens(is_last=is_last)

@@ -7,6 +7,7 @@ Shape letters, this file only:
 
 import itertools
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +33,19 @@ class Place:
     first_slot: int | None
 
 
+class Places(Protocol):
+    """A cache as those see it who plan and pack."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of `BLOCK_TOKENS` positions."""
+        ...
+
+    def place(self, blocks: list[BlockId], num_positions: int) -> Place:
+        """Locate the first `num_positions` of a sequence that holds `blocks` in this order."""
+        ...
+
+
 class KVCache:
     """Keys and values of all blocks, float32 on CPU.
 
@@ -54,10 +68,7 @@ class KVCache:
 
     def place(self, blocks: list[BlockId], num_positions: int) -> Place:
         """Locate the first `num_positions` of a sequence that holds `blocks` in this order."""
-        starts = torch.tensor(blocks, dtype=torch.int64)[:, None] * BLOCK_TOKENS
-        slots_C = (starts + torch.arange(BLOCK_TOKENS)).flatten()[:num_positions]
-        is_run = all(after - before == 1 for before, after in itertools.pairwise(blocks))
-        return Place(slots_C=slots_C, first_slot=blocks[0] * BLOCK_TOKENS if is_run else None)
+        return place_of(blocks, num_positions)
 
     def write(self, layer: int, slots_T: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> None:
         """Store keys and values of packed tokens at their slots."""
@@ -73,14 +84,24 @@ class KVCache:
         return k_KSH.narrow(1, place.first_slot, length), v_KSH.narrow(1, place.first_slot, length)
 
 
-def blocks_in(kv_cache_bytes: int, config: DecoderConfig) -> int:
-    """Compute how many blocks the memory holds.
+def place_of(blocks: list[BlockId], num_positions: int) -> Place:
+    """Locate the first `num_positions` of a sequence that holds `blocks` in this order."""
+    starts = torch.tensor(blocks, dtype=torch.int64)[:, None] * BLOCK_TOKENS
+    slots_C = (starts + torch.arange(BLOCK_TOKENS)).flatten()[:num_positions]
+    is_run = all(after - before == 1 for before, after in itertools.pairwise(blocks))
+    return Place(slots_C=slots_C, first_slot=blocks[0] * BLOCK_TOKENS if is_run else None)
+
+
+def blocks_in(
+    kv_cache_bytes: int, config: DecoderConfig, *, number_bytes: int = _BYTES_PER_FLOAT
+) -> int:
+    """Compute how many blocks the memory holds, at so many bytes for each number.
 
     Raises:
         SettingError: Not even one block fits.
     """
-    floats = 2 * config.num_layers * config.num_kv_heads * config.head_size * BLOCK_TOKENS
-    block_bytes = floats * _BYTES_PER_FLOAT
+    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_size * BLOCK_TOKENS
+    block_bytes = numbers * number_bytes
     if kv_cache_bytes < block_bytes:
         raise SettingError(
             f"kv_cache_bytes is {kv_cache_bytes}; one block of this model takes {block_bytes}.",

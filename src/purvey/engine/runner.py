@@ -4,13 +4,33 @@ Shape letters, this file only:
     T = packed tokens   D = residual width   R = wanted rows   V = vocabulary
 """
 
+from collections.abc import Sequence as Listed
+from typing import Protocol
+
 import torch
-from torch import Tensor
 
 from purvey.engine.attention import PagedAttention
 from purvey.engine.batch import Batch
 from purvey.engine.frozen import FrozenDecoder
-from purvey.engine.kv_cache import KVCache
+from purvey.engine.kv_cache import KVCache, Places
+from purvey.engine.logits import HostLogits, SpanLogits
+
+
+class StepRunner(Protocol):
+    """What computes the steps of a core, wherever it does."""
+
+    @property
+    def cache(self) -> Places:
+        """Where keys and values are."""
+        ...
+
+    def run(self, batch: Batch) -> Listed[SpanLogits]:
+        """Return the logits of each span's wanted rows; they are valid until the next run."""
+        ...
+
+    def release(self, request_id: str) -> None:
+        """Learn that a sequence has ended, or gave its blocks back."""
+        ...
 
 
 class Runner:
@@ -24,9 +44,13 @@ class Runner:
         self._decoder, self.cache = decoder, cache
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[Tensor]:
-        """Return `logits_RV` for each span of the batch; R is `len(span.wanted)`, perhaps 0."""
+    def run(self, batch: Batch) -> list[HostLogits]:
+        """Return the logits of each span's wanted rows, perhaps of none."""
         attend = PagedAttention(self.cache, batch)
         x_TD = self._decoder.hidden(batch.tokens_T, batch.positions_T, attend)
         logits_RV = self._decoder.logits(x_TD[batch.wanted_R])
-        return list(torch.split(logits_RV, [len(span.wanted) for span in batch.spans]))
+        parts = torch.split(logits_RV, [len(span.wanted) for span in batch.spans])
+        return [HostLogits(part_RV) for part_RV in parts]
+
+    def release(self, request_id: str) -> None:
+        """Do nothing: blocks are all that a sequence holds here."""

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listed
 from concurrent.futures import Future
 
-from torch import Tensor
-
 from purvey.contracts.engine import Prompt, TextPrompt, TokenPrompt
 from purvey.engine.core import Core
-from purvey.engine.inbox import MAX_BACKGROUND
+from purvey.engine.inbox import MAX_BACKGROUND, MAX_BACKGROUND_TOKENS
+from purvey.engine.logits import SpanLogits
 from purvey.engine.request import Sequence
 from purvey.engine.sampling import logprobs
 from purvey.engine.work import EndReason
@@ -49,16 +48,24 @@ class Scorer:
         return self.submit_encoded([self._encode(pair) for pair in pairs])
 
     def submit_encoded(
-        self, pairs: Listed[tuple[list[int], list[int]]]
+        self, pairs: Listed[tuple[list[int], list[int]]], *, salt: str = ""
     ) -> Future[list[list[float]]]:
-        """As `submit`, of token ids."""
+        """As `submit`, of token ids; only what came with the same salt is found in the cache."""
         if len(pairs) > MAX_BACKGROUND:  # waiting would not help: they are held together
             raise InvalidValueError(
                 f"one request scores {len(pairs)} outputs; at most {MAX_BACKGROUND} can be held.",
                 param="questions",
                 hint="Split the request.",
             )
-        scores = [_Score(prompt, output) for prompt, output in pairs]
+        num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
+        if num_tokens > MAX_BACKGROUND_TOKENS:
+            raise InvalidValueError(
+                f"one request scores {num_tokens} tokens; at most {MAX_BACKGROUND_TOKENS} "
+                "can be held.",
+                param="questions",
+                hint="Split the request.",
+            )
+        scores = [_Score(prompt, output, salt) for prompt, output in pairs]
         result = _Result(scores, self._core)
         try:
             for score in scores:
@@ -76,7 +83,7 @@ class _Score:
 
     result: "_Result"
 
-    def __init__(self, prompt: list[int], output: list[int]) -> None:
+    def __init__(self, prompt: list[int], output: list[int], salt: str) -> None:
         assert prompt, "an output's first token needs a token before it"
         self._sequence = Sequence(
             request_id=f"score-{next(_numbers)}",
@@ -85,6 +92,8 @@ class _Score:
             max_new_tokens=0,
             prompt_logprobs_from=len(prompt),
             is_background=True,
+            project=salt,
+            salt=salt,
         )
         self.logprobs: list[float] = []
 
@@ -95,10 +104,10 @@ class _Score:
     def admit(self) -> None:
         pass
 
-    def take(self, positions: range, logits_RV: Tensor) -> EndReason | None:
+    def take(self, positions: range, logits: SpanLogits) -> EndReason | None:
         if len(positions):
             tokens = [self._sequence.tokens[p + 1] for p in positions]
-            self.logprobs += [row.chosen for row in logprobs(logits_RV, tokens, 0)]
+            self.logprobs += [row.chosen for row in logprobs(logits.rows(), tokens, 0)]
         return None if self._sequence.num_pending else "length"
 
     def end(self, reason: EndReason) -> None:

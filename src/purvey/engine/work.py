@@ -6,8 +6,7 @@ Shape letters, this file only:
 
 from typing import Literal, Protocol
 
-from torch import Tensor
-
+from purvey.engine.logits import SpanLogits
 from purvey.engine.request import Sequence
 from purvey.errors import PurveyError
 
@@ -29,7 +28,7 @@ class Work(Protocol):
         """Learn that blocks are reserved and computing begins."""
         ...
 
-    def take(self, positions: range, logits_RV: Tensor) -> EndReason | None:
+    def take(self, positions: range, logits: SpanLogits) -> EndReason | None:
         """Use the logits of some positions (of none, while a prompt is read).
 
         Returns:

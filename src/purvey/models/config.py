@@ -13,7 +13,7 @@ from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.attention.base import AttentionRule
 from purvey.models.folder.config_fields import Fields
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class LanguageModel:
     """A decoder with what turns text into its tokens and back.
 
     Args:
-        decoder: Float32, on the CPU, in evaluation mode.
+        decoder: On the CPU, in evaluation mode; float32, or in its file's dtypes to be served.
         tokenizer: Its tokenizer.
         template: Its chat template; None for a base model.
         manifest: What the folder says of itself.
@@ -41,9 +41,7 @@ class LanguageModel:
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Tokens that end an output: the model's own, and the one that ends a chat's answer."""
-        turn_end = None if self.template is None else self.template.turn_end(self.tokenizer)
-        own = self.tokenizer.eos_ids
-        return own if turn_end is None or turn_end in own else (*own, turn_end)
+        return eos_ids_of(self.tokenizer, self.template)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -56,13 +54,17 @@ class LanguageModel:
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
 
-def load_language_model(folder: Path) -> LanguageModel:
+def load_language_model(folder: Path, *, is_widened: bool = True) -> LanguageModel:
     """Load a whole language model (not an adapter) from its folder.
+
+    Args:
+        folder: The model's folder.
+        is_widened: As in `load_folder`.
 
     Raises:
         InvalidCheckpointError: Names what is missing, unsafe or does not fit.
     """
-    decoder = load_folder(folder)
+    decoder = load_folder(folder, is_widened=is_widened)
     tokenizer = Tokenizer.from_folder(folder)
     check_vocabulary(decoder, tokenizer)
     return LanguageModel(
@@ -102,6 +104,13 @@ def save_adapter_model(
     if model.template is not None:
         model.template.save(folder)
     write_manifest(folder, model.manifest)
+
+
+def eos_ids_of(tokenizer: Tokenizer, template: ChatTemplate | None) -> tuple[int, ...]:
+    """Return the tokens that end an output: the tokenizer's, and the one that ends a turn."""
+    turn_end = None if template is None else template.turn_end(tokenizer)
+    own = tokenizer.eos_ids
+    return own if turn_end is None or turn_end in own else (*own, turn_end)
 
 
 def check_vocabulary(decoder: Decoder, tokenizer: Tokenizer) -> None:

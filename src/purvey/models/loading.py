@@ -6,13 +6,17 @@ from purvey.contracts.model import ModelSource
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.classifier import Classifier, load_classifier
+from purvey.models.encoder.loading import EmbeddingModel, load_embedding_model
+from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.folder.manifest import read_manifest
 from purvey.models.language import LanguageModel, load_language_model
 from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
 from purvey.models.weights import refuse_unsafe_files
 
 
-def open_model(source: ModelSource) -> LanguageModel | Classifier:
+def open_model(
+    source: ModelSource, *, is_widened: bool = True
+) -> LanguageModel | ForeignModel | Classifier | EmbeddingModel:
     """Open a registered model for computing: float32, on the CPU, in evaluation mode.
 
     An adapter is merged onto its base. A user's module runs from the folder's own copy, whose
@@ -20,16 +24,23 @@ def open_model(source: ModelSource) -> LanguageModel | Classifier:
 
     Args:
         source: Where it lies; for an adapter, also where its base lies.
+        is_widened: Whether a language model that is no adapter comes as float32; else its weights
+            keep their files' dtypes, to be served.
 
     Raises:
         InvalidCheckpointError: The folder is not usable; names what is wrong.
         IntegrityError: A user's module was changed after training.
     """
     folder = Path(source.folder)
-    if read_manifest(folder).family != "decoder":
+    manifest = read_manifest(folder)
+    if manifest.task in ("embedding", "rerank"):
+        return load_embedding_model(folder)
+    if manifest.family == "transformers":
+        return load_foreign_model(folder)
+    if manifest.family != "decoder":
         return load_classifier(folder)
     if not (folder / ADAPTER_CONFIG_NAME).is_file():
-        return load_language_model(folder)
+        return load_language_model(folder, is_widened=is_widened)
     if source.base_folder is None:
         message = f"{source.name!r} is an adapter and its base is not known."
         raise InvalidCheckpointError(message, param="model")

@@ -28,7 +28,7 @@ from purvey.models.folder.json_file import read_object, read_optional_object, wr
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
-_MAX_TOKENIZER_BYTES = 128 * 2**20
+MAX_TOKENIZER_BYTES = 128 * 2**20
 
 
 class Tokenizer:
@@ -71,7 +71,7 @@ class Tokenizer:
         Raises:
             InvalidCheckpointError: `tokenizer.json` is missing or of a kind not understood.
         """
-        definition = read_object(folder / TOKENIZER_NAME, max_bytes=_MAX_TOKENIZER_BYTES)
+        definition = read_object(folder / TOKENIZER_NAME, max_bytes=MAX_TOKENIZER_BYTES)
         config = read_optional_object(folder / CONFIG_NAME)
         eos_ids: tuple[int, ...] = ()
         for name in ("generation_config.json", "config.json"):

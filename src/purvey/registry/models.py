@@ -28,6 +28,7 @@ from purvey.store import jobs, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
+from purvey.store.serving import deployments
 from purvey.telemetry import alarms
 
 CACHED_RECORDS = 4_096
@@ -91,7 +92,7 @@ class ModelRegistry:
 
         Raises:
             ModelNotFoundError: No such model, or another project's.
-            InUseError: An unfinished job starts from it, or an adapter needs it.
+            InUseError: An unfinished job starts from it, or an adapter or deployment needs it.
         """
         record = await self._database.write(lambda conn: self._delete(conn, project_id, name))
         self._num_deletions += 1
@@ -165,12 +166,20 @@ class ModelRegistry:
             IntegrityError: A stored file is not what was written, or the base is gone.
         """
         try:
-            source = await self._database.read(lambda conn: self.source_in(conn, record))
+            source = await self.located(record)
             await asyncio.to_thread(verify_model, source)
         except IntegrityError:
             alarms.integrity_failed("model", digest=record.digest)
             raise
         return source
+
+    async def located(self, record: ModelRecord) -> ModelSource:
+        """Return where a process finds the model, its base included, without reading its bytes.
+
+        Raises:
+            IntegrityError: Its folder or its base is gone.
+        """
+        return await self._database.read(lambda conn: self.source_in(conn, record))
 
     def source_in(self, conn: Connection, record: ModelRecord) -> ModelSource:
         """Return where a process finds the model, within the caller's transaction.
@@ -241,6 +250,8 @@ class ModelRegistry:
             raise InUseError(f"an unfinished job starts from the model {name!r}.")
         if any(manifest_of(made).base for made in _made_from(conn, project_id, name)):
             raise InUseError(f"an adapter needs the model {name!r}.")
+        if deployments.page(conn, project_id, after=None, limit=1, model=name).items:
+            raise InUseError(f"a deployment serves the model {name!r}.")
         models.delete(conn, project_id, name)
         return record
 

@@ -20,12 +20,34 @@ class TokenUsage(TypedDict):
     total_tokens: int
 
 
+class PromptTokensDetails(TypedDict):
+    """Where prompt tokens came from."""
+
+    cached_tokens: int
+
+
+class GenerationUsage(TokenUsage):
+    """Tokens of one generation."""
+
+    prompt_tokens_details: PromptTokensDetails
+
+
 def token_usage(prompt_tokens: int, completion_tokens: int) -> TokenUsage:
     """Count tokens in OpenAI's shape."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def generation_usage(
+    prompt_tokens: int, completion_tokens: int, *, cached_tokens: int
+) -> GenerationUsage:
+    """Count tokens in OpenAI's shape; `cached_tokens` of the prompt needed no computing."""
+    return {
+        **token_usage(prompt_tokens, completion_tokens),
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 

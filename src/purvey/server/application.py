@@ -16,16 +16,27 @@ from purvey.server.idempotency.once import InFlight
 from purvey.server.native import (
     classify,
     datasets,
+    deployments,
     explanations,
     keys,
     recipes,
+    rerank,
     server_status,
     tokenize,
     training_jobs,
     usage,
 )
 from purvey.server.native.explaining import Explainer, recover
-from purvey.server.openai import absent, chat, completions, decisions, files, fine_tuning, models
+from purvey.server.openai import (
+    absent,
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    files,
+    fine_tuning,
+    models,
+)
 from purvey.server.routing import Routes, check_policies
 from purvey.server.services import Services
 
@@ -37,6 +48,8 @@ as `base_url`. Every refusal has one shape: `{"error": {"message", "type", "para
 RESOURCES: Iterable[Routes] = (
     chat.routes,
     completions.routes,
+    embeddings.routes,
+    rerank.routes,
     classify.routes,
     decisions.routes,
     explanations.routes,
@@ -45,6 +58,7 @@ RESOURCES: Iterable[Routes] = (
     files.routes,
     fine_tuning.routes,
     datasets.routes,
+    deployments.routes,
     training_jobs.routes,
     recipes.routes,
     keys.routes,

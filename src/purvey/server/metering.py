@@ -18,6 +18,7 @@ class Tally:
     """What a request has used so far; filled in while it runs."""
 
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
     rows: int = 0

@@ -9,7 +9,8 @@ from purvey.contracts.limits import LIMITS, Limits
 from purvey.jobs.service import JobService
 from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
-from purvey.registry.engines import EnginePool
+from purvey.registry.deployments.book import Deployments
+from purvey.registry.engines.pool import EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
@@ -49,6 +50,7 @@ class Services:
     meter: Meter
     jobs: JobService
     models: ModelRegistry
+    deployments: Deployments
     engines: EnginePool
     outbound: Outbound
     clock: Clock

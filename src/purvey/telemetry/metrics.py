@@ -35,6 +35,16 @@ INPUT_TOKENS = Counter(
 OUTPUT_TOKENS = Counter(
     "purvey_output_tokens", "Generated tokens of answered requests.", ("kind",), registry=REGISTRY
 )
+PREFIX_QUERIED_TOKENS = Counter(
+    "purvey_prefix_cache_queried_tokens",
+    "Prompt tokens of generations that began.",
+    registry=REGISTRY,
+)
+PREFIX_HIT_TOKENS = Counter(
+    "purvey_prefix_cache_hit_tokens",
+    "How many of these the key/value cache knew from earlier prompts of the same project.",
+    registry=REGISTRY,
+)
 TTFT_SECONDS = Histogram(
     "purvey_time_to_first_token_seconds",
     "From the start of a generation request to its first text.",
@@ -58,6 +68,24 @@ ENGINE_RESTARTS = Counter(
     "purvey_engine_restarts",
     "Engine processes started again after a crash.",
     ("model",),
+    registry=REGISTRY,
+)
+ENGINE_LOADS = Counter("purvey_engine_loads", "Models that were loaded.", registry=REGISTRY)
+ENGINE_EVICTIONS = Counter(
+    "purvey_engine_evictions",
+    "Models that were made to leave memory: for the room, idle for too long, stopped, replaced.",
+    ("reason",),
+    registry=REGISTRY,
+)
+MODELS_WAITING = Gauge(
+    "purvey_models_waiting", "Models that wait for room in memory.", registry=REGISTRY
+)
+MODEL_MEMORY = Gauge(
+    "purvey_model_memory_bytes", "Memory that is counted for loaded models.", registry=REGISTRY
+)
+MODEL_MEMORY_BUDGET = Gauge(
+    "purvey_model_memory_budget_bytes",
+    "Memory that loaded models may take together.",
     registry=REGISTRY,
 )
 WRITER_BATCH_SIZE = Histogram(

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
+from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Cancel,
     Classify,
@@ -32,7 +33,7 @@ from purvey.errors import InternalError, PurveyError
 from purvey.ipc.lifetime import die_with_parent
 from purvey.ipc.link import Link
 from purvey.testing import scripted_answers
-from purvey.testing.scripted_engine import ScriptedEngine, ScriptedLauncher
+from purvey.testing.scripted_engine import Question, ScriptedEngine, ScriptedLauncher
 
 COMMAND = (sys.executable, "-P", "-m", "purvey.testing.engine_process")
 REFUSED_NAME, DEAD_NAME = "refused", "dead"
@@ -40,8 +41,6 @@ REFUSED_NAME, DEAD_NAME = "refused", "dead"
 
 TOKEN_S = 0.005
 """Seconds of one token: room for a Cancel, or for a kill, in the middle of an answer."""
-
-Question = Generate | Score | Classify | Tokenize | Explain
 
 
 def main() -> int:
@@ -109,6 +108,10 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
                 link.send(await engine.score(question))
             case Classify():
                 link.send(await engine.classify(question))
+            case Embed():
+                link.send(await engine.embed(question))
+            case Rank():
+                link.send(await engine.rank(question))
             case Tokenize():
                 link.send(await engine.tokenize(question))
             case Explain():

@@ -14,10 +14,17 @@ def safetensors_bytes(header: Mapping[str, object], *, num_bytes: int = 16) -> b
     return struct.pack("<Q", len(text)) + text + bytes(num_bytes)
 
 
-def write_plausible_folder(folder: Path) -> Path:
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
+BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8}
+CROSS_ENCODER = BERT | {
+    "architectures": ["BertForSequenceClassification"],
+    "id2label": {"0": "relevance"},
+}
+
+
+def write_plausible_folder(folder: Path, config: Mapping[str, object] = LLAMA) -> Path:
     """Write config, tokenizer and one small tensor; a scripted engine serves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
     (folder / "model.safetensors").write_bytes(safetensors_bytes({"embed.weight": TENSOR}))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Classified,
     Classify,
@@ -29,7 +30,8 @@ from purvey.contracts.engine import (
     Tokenize,
     Tokenized,
 )
-from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
+from purvey.contracts.model import MANIFEST_NAME, ModelManifest, Task
 from purvey.errors import (
     ContextLengthError,
     MethodUnsupportedError,
@@ -38,9 +40,13 @@ from purvey.errors import (
     WorkerCrashedError,
 )
 from purvey.testing import scripted_answers as answers
+from purvey.testing import scripted_vectors
 from purvey.testing.gate import Gate
+from purvey.testing.scripted_grammar import obeying
+from purvey.testing.scripted_prefix import SeenPrompts
 
 CRASHED = "the engine process died"
+Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
 
 
 class ScriptedEngine:
@@ -65,7 +71,7 @@ class ScriptedEngine:
         self.gate = Gate()
         self.refusals: list[PurveyError] = []
         self.crash_after_tokens: int | None = None
-        self.requests: list[Generate | Score | Classify | Tokenize | Explain] = []
+        self.requests: list[Question] = []
         self.cancelled: list[str] = []
         self.is_closed = False
         self._model = model
@@ -74,6 +80,7 @@ class ScriptedEngine:
         self._has_crashed = False
         self._is_draining = False
         self._steps = 0
+        self._seen = SeenPrompts()
 
     @property
     def model(self) -> ModelLoaded:
@@ -107,11 +114,14 @@ class ScriptedEngine:
             self._require_generation()
             prompt = answers.rendered(request.prompt)
             room = self._room(request, len(prompt))
+            reply, is_stopped = self._reply(request, prompt)
             await self._step()
-            yield Started(request_id=request.request_id, prompt_tokens=len(prompt))
+            known = self._seen.num_known(request.salt, prompt)
+            yield Started(
+                request_id=request.request_id, prompt_tokens=len(prompt), cached_tokens=known
+            )
             if request.sampling.echo:
                 yield Delta(request_id=request.request_id, text=prompt, num_tokens=0)
-            reply, is_stopped = self._reply(request, prompt)
             for character in reply[:room]:
                 await self._step()
                 yield self._delta(request, character)
@@ -120,6 +130,7 @@ class ScriptedEngine:
                 reason="stop" if len(reply) < room or is_stopped else "length",
                 prompt_tokens=len(prompt),
                 completion_tokens=min(len(reply), room),
+                cached_tokens=known,
             )
 
     async def score(self, request: Score) -> Scored:
@@ -145,6 +156,20 @@ class ScriptedEngine:
                 request_id=request.request_id, probabilities=tuple(rows), compute_s=0.001
             )
 
+    async def embed(self, request: Embed) -> Embedded:
+        """Return vectors of texts."""
+        with self._admitted(request):
+            self._require("embedding")
+            await self._step()
+            return scripted_vectors.embedded(request, context_tokens=self._model.context_tokens)
+
+    async def rank(self, request: Rank) -> Ranked:
+        """Return how well the texts of pairs fit."""
+        with self._admitted(request):
+            self._require("embedding", "rerank")
+            await self._step()
+            return scripted_vectors.ranked(request, context_tokens=self._model.context_tokens)
+
     async def tokenize(self, request: Tokenize) -> Tokenized:
         """Return one token per character."""
         with self._admitted(request):
@@ -160,6 +185,8 @@ class ScriptedEngine:
     async def explain(self, request: Explain) -> Explained:
         """Return an attribution with its faithfulness."""
         with self._admitted(request):
+            if self._model.task in ("embedding", "rerank"):
+                raise MethodUnsupportedError(f"this model is for {self._model.task}", param="model")
             await self._step()
             return Explained(
                 request_id=request.request_id,
@@ -178,9 +205,7 @@ class ScriptedEngine:
         self.is_closed = True
 
     @contextmanager
-    def _admitted(
-        self, request: Generate | Score | Classify | Tokenize | Explain
-    ) -> Iterator[None]:
+    def _admitted(self, request: Question) -> Iterator[None]:
         self.requests.append(request)
         if self._has_crashed:
             raise WorkerCrashedError(CRASHED)
@@ -199,7 +224,13 @@ class ScriptedEngine:
 
     def _require_generation(self) -> None:
         if self._model.task != "text-generation":
-            raise MethodUnsupportedError("this model classifies; it does not generate text")
+            raise MethodUnsupportedError(
+                f"this model is for {self._model.task}; it does not generate text", param="model"
+            )
+
+    def _require(self, *tasks: Task) -> None:
+        if self._model.task not in tasks:
+            raise MethodUnsupportedError(f"this model is for {self._model.task}", param="model")
 
     def _room(self, request: Generate, prompt_tokens: int) -> int:
         left = self._model.context_tokens - prompt_tokens
@@ -212,7 +243,8 @@ class ScriptedEngine:
         return left if asked is None else asked
 
     def _reply(self, request: Generate, prompt: str) -> tuple[str, bool]:
-        reply = self._replies.get(prompt, answers.echo(request.prompt))
+        given = self._replies.get(prompt, answers.echo(request.prompt))
+        reply = obeying(given, request.sampling)
         ends = [reply.find(stop) for stop in request.sampling.stop if stop in reply]
         return (reply[: min(ends)], True) if ends else (reply, False)
 
@@ -244,6 +276,7 @@ class ScriptedLauncher:
     Attributes:
         gate: Closed, it stops every launch before the model is ready.
         failures: Errors that the next launches end in, first one first.
+        resident_bytes: What engines claim to hold, by model name, where not the usual little.
         loads: Every launch that was asked for, in order.
         engines: Launched engines by model name, oldest first.
     """
@@ -253,6 +286,7 @@ class ScriptedLauncher:
     ) -> None:
         self.gate = Gate()
         self.failures: list[PurveyError] = []
+        self.resident_bytes: dict[str, int] = {}
         self.loads: list[LoadModel] = []
         self.engines: defaultdict[str, list[ScriptedEngine]] = defaultdict(list)
         self._replies = replies
@@ -264,25 +298,38 @@ class ScriptedLauncher:
         await self.gate.passed()
         if self.failures:
             raise self.failures.pop(0)
-        engine = ScriptedEngine(self._claim(Path(load.source.folder)), replies=self._replies)
-        self.engines[load.source.name].append(engine)
+        name = load.source.name
+        claim = self._claim(Path(load.source.folder))
+        num_bytes = self.resident_bytes.get(name, claim.resident_bytes)
+        claim = msgspec.structs.replace(claim, resident_bytes=num_bytes)
+        engine = ScriptedEngine(claim, replies=self._replies)
+        self.engines[name].append(engine)
         return engine
 
     def _claim(self, folder: Path) -> ModelLoaded:
-        path = folder / MANIFEST_NAME
-        if not path.is_file():
-            return text_generation(context_tokens=self._context_tokens)
-        manifest = msgspec.json.decode(path.read_bytes(), type=ModelManifest)
+        manifest = _manifest(folder)
         if manifest.task == "text-generation":
             return text_generation(context_tokens=self._context_tokens)
+        is_embedder, has_tokens = manifest.task == "embedding", not manifest.inputs
         return ModelLoaded(
             task=manifest.task,
+            context_tokens=self._context_tokens if has_tokens else 0,
+            vector_size=scripted_vectors.VECTOR_SIZE if is_embedder else 0,
             labels=manifest.labels,
             inputs=manifest.inputs,
             num_parameters=10,
             resident_bytes=1_024,
             is_calibrated=manifest.is_calibrated,
         )
+
+
+def _manifest(folder: Path) -> ModelManifest:
+    """Read what a folder says of itself, or what its `config.json` lets one guess."""
+    path, config = folder / MANIFEST_NAME, folder / "config.json"
+    if path.is_file():
+        return msgspec.json.decode(path.read_bytes(), type=ModelManifest)
+    values = msgspec.json.decode(config.read_bytes(), type=dict) if config.is_file() else {}
+    return manifest_of(values, has_modules=(folder / MODULES_NAME).is_file())
 
 
 def text_generation(*, context_tokens: int = 4_096) -> ModelLoaded:

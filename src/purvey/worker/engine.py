@@ -11,12 +11,14 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import torch
 
 from purvey import failpoints
+from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Cancel,
     Classify,
@@ -31,13 +33,17 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.model import ImageSpec
 from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.models.encoder.loading import EmbeddingModel
+from purvey.models.folder.manifest import read_manifest
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
 from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
 from purvey.telemetry.metrics import BROAD_CATCHES
+from purvey.worker.compute import Place, place_of
 from purvey.worker.resident import Question, Resident, refusal
 from purvey.worker.resident_classifier import ResidentClassifier
+from purvey.worker.resident_embedder import ResidentEmbedder
 from purvey.worker.resident_language import ResidentLanguage
 from purvey.worker.tickets import Ticket, Tickets
 
@@ -88,14 +94,24 @@ def run(link: EngineLink) -> int:
 
 
 def _open(load: LoadModel) -> Resident:
-    model = open_model(load.source)
+    place = _place(load)
+    model = open_model(load.source, is_widened=False)
     if isinstance(model, LanguageModel):
-        return ResidentLanguage(
-            model, kv_cache_bytes=load.kv_cache_bytes, max_batch_tokens=load.max_batch_tokens
+        return ResidentLanguage(model, place, load)
+    if isinstance(model, EmbeddingModel):
+        return ResidentEmbedder(
+            model, max_batch_tokens=load.max_batch_tokens, window_s=load.batch_window_s
         )
     if any(isinstance(spec, ImageSpec) for spec in model.manifest.inputs.values()):
         PARSER.warm()
-    return ResidentClassifier(model)
+    return ResidentClassifier(model, window_s=load.batch_window_s)
+
+
+def _place(load: LoadModel) -> Place:
+    """Return where the model is computed, having refused a language model that does not fit."""
+    if read_manifest(Path(load.source.folder)).task != "text-generation":
+        return Place(is_cuda=False, chosen="fp32")
+    return place_of(load)
 
 
 class _Process:
@@ -142,7 +158,7 @@ class _Process:
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()
             case Explain():
                 self._ask(message, self._explanations)
-            case Generate() | Score() | Classify() | Tokenize():
+            case Generate() | Score() | Classify() | Embed() | Rank() | Tokenize():
                 self._ask(message, self._desk)
             case LoadModel():
                 raise InternalError("an engine was told twice what to load")

@@ -26,7 +26,7 @@ Generate = Callable[[Prompt, int], str]
 """Greedy output of the prompt, of at most that many tokens."""
 SubmitPairs = Callable[[Sequence[Pair]], Future[list[list[float]]]]
 """Log-probability of every output token, per pair."""
-SubmitInputs = Callable[[Sequence[NamedInputs]], Future[NDArray[np.floating]]]
+SubmitInputs = Callable[[Sequence[NamedInputs]], Future[list[NDArray[np.floating]]]]
 """Class probabilities, one row per input."""
 
 SHOWN_PIXELS = 720
@@ -70,7 +70,7 @@ def explain_classifier(
 
     Args:
         request: What is asked; `text` or `image`.
-        classify: `Batcher.submit`, or what behaves like it.
+        classify: `ClassifierBatcher.submit`, or what behaves like it.
         manifest: The classifier's labels and inputs.
         clock: Where time comes from.
 

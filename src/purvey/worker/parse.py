@@ -12,9 +12,11 @@ from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.parse import (
     ChatRendered,
+    CheckGrammar,
     CheckTemplate,
     DecodeImage,
     FromParser,
+    GrammarChecked,
     ImageDecoded,
     OutOfMemory,
     ParserReady,
@@ -23,9 +25,10 @@ from purvey.contracts.parse import (
     ToParser,
     Unusable,
 )
+from purvey.contracts.sampling import JsonGrammar
 from purvey.errors import InternalError, PurveyError
 from purvey.ipc.confinement import Confinement
-from purvey.parse import images, templates
+from purvey.parse import grammars, images, templates
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,9 @@ def run(link: ParseLink) -> int:
     warnings.simplefilter("ignore")  # libraries quote what they warn of
     rehearse()
     confinement = Confinement(
-        memory_bytes=max(LIMITS.decode_bytes, LIMITS.template_bytes), file_bytes=0, open_files=0
+        memory_bytes=max(LIMITS.decode_bytes, LIMITS.template_bytes, LIMITS.grammar_bytes),
+        file_bytes=0,
+        open_files=0,
     )
     link.send(ParserReady())
     while (question := link.receive()) is not None:
@@ -80,6 +85,8 @@ def _parsed(question: ToParser) -> FromParser:
             return TemplateChecked()
         case RenderChat():
             return templates.render(question)
+        case CheckGrammar(grammar=grammar):
+            return grammars.check(grammar)
         case DecodeImage():
             return images.decode(question)
         case _ as never:
@@ -89,6 +96,8 @@ def _parsed(question: ToParser) -> FromParser:
 def _allow(confinement: Confinement, question: ToParser) -> None:
     if isinstance(question, DecodeImage):
         confinement.allow(memory_bytes=LIMITS.decode_bytes, cpu_s=LIMITS.decode_s)
+    elif isinstance(question, CheckGrammar):
+        confinement.allow(memory_bytes=LIMITS.grammar_bytes, cpu_s=LIMITS.grammar_s)
     else:
         confinement.allow(memory_bytes=LIMITS.template_bytes, cpu_s=LIMITS.template_s)
 
@@ -103,6 +112,7 @@ def rehearse() -> None:
     pairs: list[tuple[ToParser, type[FromParser]]] = [
         (_render("{{ messages | pprint | tojson }}", talk), ChatRendered),
         (_render("{{ raise_exception('no') }}", talk), Unusable),
+        (CheckGrammar(grammar=JsonGrammar(schema='{"type":"object"}')), GrammarChecked),
         *((_picture(form), ImageDecoded) for form in images.FORMATS),
     ]
     for question, expected in pairs:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Classified,
     Classify,
@@ -22,8 +23,9 @@ from purvey.contracts.engine import (
 )
 from purvey.errors import PurveyError
 
-Question = Generate | Score | Classify | Tokenize | Explain
-Answer = Started | Delta | Finished | Refused | Scored | Classified | Tokenized | Explained
+Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
+OneAnswer = Scored | Classified | Embedded | Ranked | Tokenized | Explained
+Answer = Started | Delta | Finished | Refused | OneAnswer
 Send = Callable[[Answer], None]
 CheckCancelled = Callable[[], None]
 """Raises `concurrent.futures.CancelledError` once the request is not wanted any more."""

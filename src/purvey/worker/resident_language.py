@@ -4,12 +4,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Classify,
     EngineStats,
     Explain,
     Explained,
     Generate,
+    LoadModel,
     ModelLoaded,
     Score,
     Scored,
@@ -18,13 +20,11 @@ from purvey.contracts.engine import (
 )
 from purvey.engine.core import Core
 from purvey.engine.door import Door
-from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.greedy_text import GreedyWriter
-from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, blocks_in
-from purvey.engine.runner import Runner
 from purvey.engine.score import Pair, Scorer
 from purvey.errors import MethodUnsupportedError, PurveyError
 from purvey.models.language import LanguageModel
+from purvey.worker.compute import Place, compute_of
 from purvey.worker.explaining import explain_language
 from purvey.worker.resident import CheckCancelled, Question, Send, refusal
 
@@ -34,20 +34,22 @@ class ResidentLanguage:
 
     Args:
         model: The model; its decoder is emptied into serving form.
-        kv_cache_bytes: Memory for keys and values.
-        max_batch_tokens: Rows of one step at most.
+        place: Where it is computed.
+        load: What it may use.
 
     Raises:
         SettingError: The memory or the batch is too small for this model.
     """
 
-    def __init__(self, model: LanguageModel, *, kv_cache_bytes: int, max_batch_tokens: int) -> None:
+    def __init__(self, model: LanguageModel, place: Place, load: LoadModel) -> None:
         config = model.decoder.config
         num_parameters = model.num_parameters
-        num_blocks = blocks_in(kv_cache_bytes, config)
-        decoder = FrozenDecoder(model.decoder, max_positions=num_blocks * BLOCK_TOKENS)
-        cache = KVCache(config, num_blocks=num_blocks)
-        self._core = Core(Runner(decoder, cache), max_batch_tokens=max_batch_tokens)
+        compute = compute_of(model.decoder, place, load)
+        self._core = Core(
+            compute.runner,
+            max_batch_tokens=load.max_batch_tokens,
+            has_prefix_cache=load.prefix_cache,
+        )
         self._tokenizer = model.tokenizer
         self._door = Door(
             model.tokenizer,
@@ -66,7 +68,10 @@ class ResidentLanguage:
             context_tokens=config.context_tokens,
             has_chat_template=model.template is not None,
             num_parameters=num_parameters,
-            resident_bytes=decoder.num_bytes + cache.num_bytes,
+            resident_bytes=compute.weights_bytes + compute.cache_bytes,
+            weights_bytes=compute.weights_bytes,
+            workspace_bytes=compute.workspace_bytes,
+            precision=compute.precision,
         )
 
     @property
@@ -88,6 +93,10 @@ class ResidentLanguage:
             case Classify():
                 raise MethodUnsupportedError(
                     "this model generates text and has no labels.", param="model"
+                )
+            case Embed() | Rank():
+                raise MethodUnsupportedError(
+                    "this model generates text; it gives no vectors.", param="model"
                 )
 
     def cancel(self, request_id: str) -> None:
@@ -118,7 +127,7 @@ class ResidentLanguage:
         request_id = question.request_id
         pairs = [self._door.encode_pair(pair) for pair in question.pairs]
         num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
-        scores = self._scorer.submit_encoded(pairs)
+        scores = self._scorer.submit_encoded(pairs, salt=question.salt)
         with self._lock:
             self._scores[request_id] = scores
 

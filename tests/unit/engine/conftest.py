@@ -7,16 +7,8 @@ from typing import Protocol
 import pytest
 import torch
 
-from purvey.contracts.engine import (
-    Delta,
-    Finished,
-    Generate,
-    Prompt,
-    Refused,
-    Sampling,
-    Started,
-    TextPrompt,
-)
+from purvey.contracts.engine import Delta, Finished, Generate, Prompt, Refused, Started, TextPrompt
+from purvey.contracts.sampling import Sampling
 from purvey.engine.core import Core
 from purvey.engine.door import Door
 from purvey.engine.frozen import FrozenDecoder

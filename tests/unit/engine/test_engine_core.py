@@ -1,25 +1,29 @@
 """The loop: every request ends once, blocks come back, neighbours survive."""
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
 
 from purvey.contracts.engine import (
     Delta,
     Finished,
+    Generate,
     Refused,
-    Sampling,
     Started,
     TextPrompt,
     TokenPrompt,
 )
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.sampling import Sampling
 from purvey.engine.batch import Batch
+from purvey.engine.core import Core
+from purvey.engine.logits import HostLogits
 from purvey.engine.runner import Runner
 from purvey.errors import CapacityError, SettingError, ShuttingDownError
+from purvey.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from tests.unit.engine.conftest import Bench, MakeBench
@@ -32,7 +36,7 @@ GREEDY_8 = Sampling(temperature=0.0, max_tokens=8)
 class FragileRunner(Runner):
     """Breaks on a batch that holds the poisoned token."""
 
-    def run(self, batch: Batch) -> list[Tensor]:
+    def run(self, batch: Batch) -> list[HostLogits]:
         """Run, or break."""
         if (batch.tokens_T == POISON).any():
             raise RuntimeError("poisoned")
@@ -42,11 +46,14 @@ class FragileRunner(Runner):
 class NotANumberRunner(Runner):
     """Returns logits that are no numbers for the poisoned sequence."""
 
-    def run(self, batch: Batch) -> list[Tensor]:
+    def run(self, batch: Batch) -> list[HostLogits]:
         """Run and damage."""
         logits = super().run(batch)
         is_bad = [POISON in span.sequence.tokens for span in batch.spans]
-        return [x * torch.nan if bad else x for x, bad in zip(logits, is_bad, strict=True)]
+        return [
+            HostLogits(x.rows() * torch.nan) if bad else x
+            for x, bad in zip(logits, is_bad, strict=True)
+        ]
 
 
 def test_a_generation_starts_streams_and_finishes(bench: "Bench") -> None:
@@ -96,17 +103,72 @@ def test_cancelling_frees_blocks_within_one_step(bench: "Bench") -> None:
     assert bench.ended("running").reason == "cancelled"
 
 
-def test_requests_wait_when_blocks_are_short_and_come_in_order(make_bench: "MakeBench") -> None:
+def test_when_blocks_are_short_the_youngest_waits_and_goes_on_later(
+    make_bench: "MakeBench",
+) -> None:
+    """Each asks for two blocks in the end, and one at first; three are not enough for two."""
+    names = ("a", "b", "c")
+    sampling = Sampling(temperature=0.0, max_tokens=20, num_logprobs=1)
+    alone = make_bench()
+    alone.ask("a", sampling=sampling)
+    alone.finish()
     bench = make_bench(num_blocks=3)
-    for name in ("a", "b", "c"):
-        bench.ask(name, sampling=Sampling(temperature=0.0, max_tokens=20))
+    for name in names:
+        bench.ask(name, sampling=sampling)
     bench.core.step()
-    assert (bench.core.stats().running, bench.core.stats().waiting) == (1, 2)
+    assert (bench.core.stats().running, bench.core.stats().waiting) == (2, 1)
     ends: list[str] = []
     while bench.core.step():
         bench.core.check()
         ends += [n for n in bench.replies if n not in ends and _is_over(bench, n)]
     assert ends == ["a", "b", "c"]
+    assert bench.core.stats().preemptions > 0
+    for name in names:
+        assert [type(reply) for reply in bench.replies[name]].count(Started) == 1
+        assert bench.text(name) == alone.text("a")
+        found = [token.logprob for delta in bench.deltas(name) for token in delta.tokens]
+        assert found == [t.logprob for delta in alone.deltas("a") for t in delta.tokens]
+
+
+def test_what_the_cache_knew_is_told_and_counted(bench: "Bench") -> None:
+    prompt = TokenPrompt(tokens=tuple(range(80)))
+    for name, known in (("a", 0), ("b", 64)):
+        bench.ask(name, prompt=prompt)
+        bench.finish()
+        assert bench.started(name).cached_tokens == bench.ended(name).cached_tokens == known
+    assert bench.text("a") == bench.text("b")
+    stats = bench.core.stats()
+    assert (stats.prefix_queried_tokens, stats.prefix_hit_tokens) == (160, 64)
+
+
+def test_without_a_prefix_cache_nothing_is_known(bench: "Bench") -> None:
+    core = Core(bench.runner, max_batch_tokens=64, has_prefix_cache=False)
+    again = replace(bench, core=core)
+    for name in "ab":
+        again.ask(name, prompt=TokenPrompt(tokens=tuple(range(80))))
+        again.finish()
+        assert again.started(name).cached_tokens == 0
+
+
+def test_a_request_whose_turn_did_not_come_in_time_is_refused(make_bench: "MakeBench") -> None:
+    clock = FakeClock()
+    bench = make_bench(num_blocks=2)
+    bench.core = Core(bench.runner, max_batch_tokens=64, clock=clock)
+    long = Sampling(temperature=0.0, max_tokens=20)
+    for name, deadline_s in (("runs", 5.0), ("waits", 5.0), ("patient", None)):
+        prompt = TextPrompt(text="the cat sat on the mat " * 2)
+        request = Generate(
+            request_id=name, prompt=prompt, sampling=long, deadline_s=deadline_s, salt=name
+        )
+        bench.replies[name] = []
+        bench.core.submit(bench.door.generation(request, bench.replies[name].append))
+        bench.core.step()
+    clock.advance(5.0)
+    bench.finish()
+    last = bench.replies["waits"][-1]
+    assert isinstance(last, Refused)
+    assert last.code == "deadline_exceeded"
+    assert bench.ended("runs").reason == bench.ended("patient").reason == "length"
 
 
 def test_an_end_token_ends_the_output_unseen(make_bench: "MakeBench", bench: "Bench") -> None:
@@ -195,6 +257,17 @@ def test_a_full_queue_refuses(bench: "Bench", monkeypatch: pytest.MonkeyPatch) -
         bench.ask("c")
     bench.finish()
     bench.ask("d")
+    bench.finish()
+
+
+def test_a_queue_full_of_tokens_refuses(bench: "Bench", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purvey.engine.inbox.LIMITS", type(LIMITS)(queued_tokens=50))
+    prompt = TokenPrompt(tokens=tuple(range(20)))
+    bench.ask("a", prompt=prompt)
+    with pytest.raises(CapacityError, match=r"27 tokens are .* may take 27, and at most 50"):
+        bench.ask("b", prompt=prompt)
+    bench.finish()
+    bench.ask("c", prompt=prompt)
     bench.finish()
 
 

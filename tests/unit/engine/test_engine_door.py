@@ -4,14 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from purvey.contracts.engine import (
-    ChatMessage,
-    ChatPrompt,
-    Prompt,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-)
+from purvey.contracts.engine import ChatMessage, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from purvey.contracts.sampling import Sampling
 from purvey.errors import ContextLengthError, InvalidValueError, PurveyError, UnsupportedValueError
 from purvey.models.chat import ChatTemplate
 from purvey.models.tokenizer import Tokenizer

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from purvey.contracts.engine import Sampling, TextPrompt, TokenPrompt
+from purvey.contracts.engine import TextPrompt, TokenPrompt
+from purvey.contracts.sampling import Sampling
 from purvey.engine.greedy_text import GreedyWriter
 from purvey.engine.score import Pair, Scorer
 from purvey.errors import CapacityError, ContextLengthError, InternalError, InvalidValueError
@@ -89,6 +90,31 @@ def test_more_pairs_than_are_ever_held_are_not_to_be_retried(
         scorer.submit(PAIRS)
     assert caught.value.param == "questions"
     assert bench.core.stats().waiting == 0
+
+
+def test_more_tokens_than_are_ever_held_are_not_to_be_retried(
+    bench: "Bench", scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purvey.engine.score.MAX_BACKGROUND_TOKENS", 9)
+    with pytest.raises(InvalidValueError, match="tokens; at most 9") as caught:
+        scorer.submit(PAIRS)
+    assert caught.value.param == "questions"
+    assert bench.core.stats().waiting == 0
+
+
+def test_a_prompt_that_many_outputs_follow_is_read_once(bench: "Bench", scorer: Scorer) -> None:
+    prompt = list(range(70))
+    pairs = [(prompt, [i, i + 1]) for i in range(3)]
+    one_by_one = []
+    for pair in pairs:
+        future = scorer.submit_encoded([pair], salt=str(pair))
+        bench.finish()
+        one_by_one += future.result(0)
+    assert bench.core.stats().prefix_hit_tokens == 0
+    future = scorer.submit_encoded(pairs, salt="p")
+    bench.finish()
+    assert future.result(0) == one_by_one
+    assert bench.core.stats().prefix_hit_tokens == 2 * 64
 
 
 def test_an_error_ends_the_submission_once(

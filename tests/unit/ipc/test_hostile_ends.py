@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from purvey.contracts.engine import Generate, LoadModel, Sampling, TextPrompt
+from purvey.contracts.engine import Generate, LoadModel, TextPrompt
 from purvey.contracts.jobs import FromWorker, JobEvent, JobSpec, StopJob
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sampling import Sampling
 from purvey.contracts.wire import pack
 from purvey.engine.client import LocalEngineLauncher
 from purvey.errors import InternalError, PurveyError

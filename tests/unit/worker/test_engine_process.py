@@ -27,7 +27,6 @@ from purvey.contracts.engine import (
     ModelLoaded,
     NamedInputs,
     Refused,
-    Sampling,
     Score,
     Scored,
     Started,
@@ -39,6 +38,7 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.explain import ExplanationRequest
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sampling import Sampling
 from purvey.contracts.wire import FrameReader, pack
 from purvey.errors import ContextLengthError
 from purvey.models.classifier import build_classifier, save_classifier
@@ -98,13 +98,19 @@ class MemoryLink:
 class Process:
     """An engine in a thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, batch_window_s: float = 0.002) -> None:
         self.link = MemoryLink()
         self.status: int | None = None
         self._thread = threading.Thread(target=self._run)
         source = ModelSource(name="tiny", folder=str(folder), digest="0" * 64)
         self.link.tell(
-            LoadModel(source=source, num_threads=1, kv_cache_bytes=2**20, max_batch_tokens=64)
+            LoadModel(
+                source=source,
+                num_threads=1,
+                kv_cache_bytes=2**20,
+                max_batch_tokens=64,
+                batch_window_s=batch_window_s,
+            )
         )
         self._thread.start()
 
@@ -245,6 +251,20 @@ def test_a_classifier_answers(start: Start, classifier_folder: Path) -> None:
     request = ExplanationRequest(text="win a prize now", random_orders=2, curve_points=2)
     process.link.tell(Explain(request_id="e", request=request))
     assert isinstance(process.link.hear(), Explained)
+
+
+def test_a_batch_waits_for_company_for_as_long_as_it_was_told(classifier_folder: Path) -> None:
+    process = Process(classifier_folder, batch_window_s=3_600)
+    assert isinstance(process.link.hear(), ModelLoaded)
+    text: NamedInputs = {"input": TextInput(text="see you")}
+    for request_id, num_inputs in (("first", 1), ("rest", 63)):
+        process.link.tell(Classify(request_id=request_id, inputs=(text,) * num_inputs))
+    assert all(isinstance(process.link.hear(), Classified) for _ in range(2))
+    process.link.tell(Drain())
+    assert process.join() == 0
+    while (told := process.link.hear_stats()).steps == 0:
+        pass  # of a second in which the answer was not there yet
+    assert told.steps == 1
 
 
 def test_questions_for_another_kind_of_model_are_refused(

@@ -1,5 +1,7 @@
 """`purvey list`, `purvey show` and `purvey rm`: what there is, and taking it away."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 
 import typer
@@ -98,6 +100,15 @@ def show(
     name: Annotated[
         str, typer.Argument(help="A model's name, or the id of a job, dataset or explanation.")
     ],
+    perplexity: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure how well the model foresees this text: what a precision costs.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one model, job, dataset or explanation."""
@@ -105,6 +116,9 @@ def show(
     from purvey.client.values import Explanation
 
     with connect() as client:
+        if perplexity is not None:
+            _show_perplexity(client, name, perplexity, as_json=as_json)
+            return
         found, fields = _found(client, name)
     if as_json:
         print_json(found)
@@ -112,6 +126,28 @@ def show(
         print_explanation(found)
     else:
         print_fields(fields)
+
+
+def _show_perplexity(client: "Purvey", name: str, path: Path, *, as_json: bool) -> None:
+    """Measure, then show: the model, or one profile of a deployment, is in memory afterwards."""
+    from purvey.cli.details import model_fields, perplexity_text
+    from purvey.errors import InvalidFileError, NotFoundError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidFileError(f"{path.name!r} is not UTF-8 text.", param="perplexity") from None
+    measured = client.models.perplexity(name, text)
+    try:
+        model = client.models.get(name)
+    except NotFoundError:  # a deployment, or one of its profiles
+        fields: dict[str, object] = {"model": name}
+    else:
+        fields = model_fields(model)
+    if as_json:
+        print_json({"model": name, "perplexity": asdict(measured)})
+    else:
+        print_fields(fields | {"perplexity": perplexity_text(measured)})
 
 
 def _found(client: "Purvey", name: str) -> "tuple[msgspec.Struct, dict[str, object]]":

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import msgspec
 
+from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.errors import InvalidCheckpointError
+from purvey.models.folder.json_file import read_optional_object
 
 HUGGING_FACE = ModelManifest(family="decoder", task="text-generation")
-"""What a folder without a manifest is taken for."""
+"""What a language model without a manifest says of itself."""
 
 
 def read_manifest(folder: Path) -> ModelManifest:
@@ -19,7 +21,8 @@ def read_manifest(folder: Path) -> ModelManifest:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        return HUGGING_FACE
+        config = read_optional_object(folder / "config.json")
+        return manifest_of(config, has_modules=(folder / MODULES_NAME).is_file())
     try:
         return msgspec.json.decode(path.read_bytes(), type=ModelManifest)
     except msgspec.MsgspecError as error:

@@ -190,13 +190,14 @@ async def create(call: Caller, body: ExplanationBody) -> Response:
     """
     explainer: Explainer = call.request.app.state.explainer
     explainer.require_room()
-    record = await call.services.models.get(call.project_id, body.model)
+    served = await call.services.deployments.directory.served(call.project_id, body.model)
+    record = served.record
     request = await _request(call, body)
     now = call.services.clock.now()
     explanation = ExplanationRecord(
         id=new_id("expl_"),
         project_id=call.project_id,
-        model=record.name,
+        model=body.model,
         status="in_progress",
         created_at=now,
         body=_head(record.name, record.digest),

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from purvey.contracts.data import DatasetManifest
 from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.jobs import JobStatus
-from purvey.contracts.model import Task
+from purvey.contracts.model import TrainedTask
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
@@ -38,7 +38,7 @@ from purvey.server.validation import Body, FreeForm, Metadata, at_param
 from purvey.store import datasets, models
 
 routes = Routes(tag="Training jobs")
-NEEDED: dict[Task, tuple[str, ...]] = {
+NEEDED: dict[TrainedTask, tuple[str, ...]] = {
     "text-generation": ("text", "conversation"),
     "text-classification": ("text",),
     "image-classification": ("image",),

@@ -1,0 +1,158 @@
+"""Where a language model is computed: on the processor, or on a CUDA device.
+
+The core, the door and everything that answers are the same; only what runs a step differs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from purvey.contracts.deployment import Device, Precision
+from purvey.contracts.engine import LoadModel
+from purvey.engine.frozen import FrozenDecoder
+from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, blocks_in
+from purvey.engine.linears.choice import NAMES, Chosen, linears
+from purvey.engine.linears.footprint import Footprint, expected, require_room, workspace_bytes
+from purvey.engine.runner import Runner, StepRunner
+from purvey.errors import CapacityError, SettingError
+from purvey.models.decoder import Decoder
+
+_CUDA_TYPES: dict[Chosen, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a model will be computed, and in what.
+
+    Args:
+        is_cuda: On the first CUDA device, else on the processor.
+        chosen: What the linear layers are computed in.
+    """
+
+    is_cuda: bool
+    chosen: Chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What runs a decoder's steps, and what it takes.
+
+    Args:
+        runner: Runs them.
+        weights_bytes: Weights as they are computed with.
+        cache_bytes: Keys and values.
+        workspace_bytes: What one step may take beside it.
+        precision: What a loaded model says of itself.
+    """
+
+    runner: StepRunner
+    weights_bytes: int
+    cache_bytes: int
+    workspace_bytes: int
+    precision: str
+
+
+def place_of(load: LoadModel) -> Place:
+    """Decide where a language model goes; refuse one that does not fit.
+
+    Raises:
+        SettingError: There is no CUDA device, or it computes nothing in that precision.
+        CapacityError: The memory that is free does not hold it; the message says the arithmetic.
+        InvalidCheckpointError: The folder is not usable.
+    """
+    if not has_cuda(load.device):
+        footprint = expected(load)
+        require_room(footprint, name=load.source.name)
+        return Place(is_cuda=False, chosen=footprint.chosen)
+    place = Place(is_cuda=True, chosen=_cuda_precision(load.precision))
+    _require_device_room(expected(load), place, load)
+    return place
+
+
+def has_cuda(device: Device) -> bool:
+    """Tell whether a model is computed on a CUDA device.
+
+    Raises:
+        SettingError: It is to be, and there is none.
+    """
+    if device == "cpu":
+        return False
+    if torch.cuda.is_available():
+        return True
+    if device == "cuda":
+        raise SettingError(
+            "there is no CUDA device that this build of torch can use.",
+            param="device",
+            hint="Set device to cpu or auto, or install a CUDA build of torch and its driver.",
+        )
+    return False
+
+
+def compute_of(decoder: Decoder, place: Place, load: LoadModel) -> Compute:
+    """Make a decoder ready; it is emptied on the way.
+
+    Raises:
+        SettingError: The memory for keys and values is too small for this model.
+    """
+    if place.is_cuda:
+        return _on_cuda(decoder, place, load)
+    config = decoder.config
+    num_blocks = blocks_in(load.kv_cache_bytes, config)
+    frozen = FrozenDecoder(
+        decoder, max_positions=num_blocks * BLOCK_TOKENS, linears=linears(place.chosen)
+    )
+    cache = KVCache(config, num_blocks=num_blocks)
+    return Compute(
+        runner=Runner(frozen, cache),
+        weights_bytes=frozen.num_bytes,
+        cache_bytes=cache.num_bytes,
+        workspace_bytes=workspace_bytes(config, max_batch_tokens=load.max_batch_tokens),
+        precision=NAMES[place.chosen],
+    )
+
+
+def _on_cuda(decoder: Decoder, place: Place, load: LoadModel) -> Compute:
+    from purvey.engine.cuda.cache import CudaCache
+    from purvey.engine.cuda.decoder import CudaDecoder
+    from purvey.engine.cuda.runner import CudaRunner
+
+    config, device = decoder.config, torch.device("cuda")
+    dtype = _CUDA_TYPES[place.chosen]
+    num_blocks = blocks_in(load.kv_cache_bytes, config, number_bytes=dtype.itemsize)
+    max_positions = min(config.context_tokens, num_blocks * BLOCK_TOKENS)
+    moved = CudaDecoder(decoder, dtype=dtype, device=device, max_positions=max_positions)
+    cache = CudaCache(config, num_blocks=num_blocks, dtype=dtype, device=device)
+    return Compute(
+        runner=CudaRunner(moved, cache, max_positions=max_positions),
+        weights_bytes=moved.num_bytes,
+        cache_bytes=cache.num_bytes,
+        workspace_bytes=workspace_bytes(config, max_batch_tokens=load.max_batch_tokens),
+        precision=NAMES[place.chosen],
+    )
+
+
+def _cuda_precision(precision: Precision) -> Chosen:
+    if precision in ("auto", "bf16"):
+        return "bf16"
+    if precision == "fp32":
+        return "fp32"
+    raise SettingError(
+        f"a CUDA device computes in bf16 or fp32, not in {precision}.",
+        param="precision",
+        hint="Set precision to auto, bf16 or fp32, or device to cpu.",
+    )
+
+
+def _require_device_room(footprint: Footprint, place: Place, load: LoadModel) -> None:
+    weights_bytes = footprint.num_weights * _CUDA_TYPES[place.chosen].itemsize
+    needed = weights_bytes + load.kv_cache_bytes + footprint.workspace_bytes
+    free, _ = torch.cuda.mem_get_info()
+    if needed > free:
+        parts = (weights_bytes, load.kv_cache_bytes, footprint.workspace_bytes, free)
+        weights, cache, workspace, left = (f"{part / _GIB:.3f} GiB" for part in parts)
+        raise CapacityError(
+            f"the model {load.source.name!r} does not fit: weights {weights} + KV cache {cache} + "
+            f"workspace {workspace}, and {left} of the device are free.",
+            hint="Unload another model, lower kv_cache_bytes, or set device to cpu.",
+        )
