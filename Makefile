@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-control check fix docs bench soak train faults clean
+.PHONY: help demo test test-control check fix docs bench soak train faults gpu clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ train: $(VENV)/.dev ## full-size training claims
 
 faults: $(VENV)/.dev ## the full fault matrix
 	$(BIN)/python -m pytest -m faults
+
+gpu: $(VENV)/.dev ## exactness on a CUDA device, where there is one
+	$(BIN)/python -m pytest -m gpu
 
 clean: ## remove the virtual environments and caches
 	rm -rf $(VENV) $(VENV)-control .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

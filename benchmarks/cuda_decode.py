@@ -75,7 +75,7 @@ def main(shape: str = "1b") -> None:
     told["prefill_512_ms"] = round(_prefill_s(runner, config, 512) * 1e3, 3)
     told["prefill_2048_ms"] = round(_prefill_s(runner, config, 2_048) * 1e3, 3)
     for size in (1, 64):
-        told[f"engine_tok_s_{size}"] = round(_engine_rate(runner, size), 1)
+        told[f"engine_tok_s_{size}"] = round(_engine_rate(runner, config, size), 1)
     del decoder, cache, runner
     torch.cuda.empty_cache()
     told |= theirs
@@ -164,12 +164,12 @@ def _bytes(decoder: CudaDecoder, config: DecoderConfig, count: int) -> float:
     return decoder.num_bytes - (0 if config.is_tied else decoder.num_embedding_bytes) + count * kv
 
 
-def _engine_rate(runner: CudaRunner, count: int) -> float:
+def _engine_rate(runner: CudaRunner, config: DecoderConfig, count: int) -> float:
     """Return output tokens a second of the whole loop, prompts included."""
     tokenizer = Tokenizer.train(["a b c"], vocabulary_size=264)
     for _ in range(2):  # the second is warm
         core = Core(runner, max_batch_tokens=2_048)
-        for sequence in _sequences(runner.config, count, PROMPT):
+        for sequence in _sequences(config, count, PROMPT):
             sequence.blocks, sequence.max_new_tokens = [], OUTPUT
             sequence.sampling = Sampling(temperature=0.0)
             core.submit(
