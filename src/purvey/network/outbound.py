@@ -9,7 +9,9 @@ anywhere else. The environment's proxies, cookies and content encodings take no 
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urljoin
 
@@ -18,7 +20,6 @@ import httpx2
 from purvey.contracts.limits import LIMITS
 from purvey.errors import (
     CapacityError,
-    PurveyError,
     RequestTooLargeError,
     UpstreamNotAllowedError,
     UrlNotAllowedError,
@@ -33,6 +34,25 @@ PORT = 443
 CONNECT_S = 3.0
 """How long one address may take to accept; then the name's next one is tried."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class BrokenOffError(UpstreamNotAllowedError):
+    """An allowed host began to answer and did not end; asked again, it may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An answer whose content is still to be read.
+
+    Args:
+        status: As the last host says it.
+        headers: Lower-case name to value.
+        pieces: The content as it comes; raises `BrokenOffError` when that ends too early.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
 
 
 class Outbound:
@@ -90,6 +110,64 @@ class Outbound:
         logger.debug("outbound.fetched", extra={"num_bytes": len(content), "param": param})
         return content
 
+    @asynccontextmanager
+    async def open(
+        self, url: str, *, param: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Opened]:
+        """Ask for a URL whose content is read piece by piece, whatever its status.
+
+        The time between two pieces is bounded, that of the whole is not: who reads bounds the
+        bytes. No other host than the first is shown the header `authorization`.
+
+        Args:
+            url: As `fetch`.
+            param: The field, for errors.
+            headers: Sent besides ours, in lower case.
+
+        Raises:
+            UrlNotAllowedError: As `fetch`.
+            UpstreamNotAllowedError: The host cannot be reached, or redirects to what is not
+                allowed.
+            BrokenOffError: It was reached and left.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                first = self._allowed.read(url)
+                target, response = await self._reached(stack, first, headers or {})
+            except (UrlNotAllowedError, UpstreamNotAllowedError) as error:
+                logger.info("outbound.refused", extra={"code": error.code, "param": param})
+                raise type(error)(error.message, param=param, hint=error.hint) from None
+            yield Opened(
+                status=response.status_code,
+                headers=dict(response.headers),
+                pieces=_pieces(response, target, param),
+            )
+
+    async def _reached(
+        self, stack: AsyncExitStack, first: Target, headers: Mapping[str, str]
+    ) -> tuple[Target, httpx2.Response]:
+        target = first
+        for _ in range(LIMITS.redirects + 1):
+            is_first = target.host == first.host
+            shown = {n: v for n, v in headers.items() if is_first or n != "authorization"}
+            response = await self._connected(stack, target, shown)
+            if response.status_code not in _REDIRECTS:
+                return target, response
+            target = self._redirected(first, target, _location(response, target))
+        raise _too_many(first)
+
+    async def _connected(
+        self, stack: AsyncExitStack, target: Target, headers: Mapping[str, str]
+    ) -> httpx2.Response:
+        for endpoint in await self._endpoints(target):
+            try:
+                return await stack.enter_async_context(self._asked(target, endpoint, headers))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+            except (httpx2.HTTPError, OSError) as error:
+                raise _broken(target, error) from None
+        raise _unreachable(target)
+
     async def _bounded(self, target: Target, max_bytes: int) -> bytes:
         if self._num_running >= LIMITS.running_fetches:
             raise CapacityError(
@@ -113,19 +191,22 @@ class Outbound:
         for _ in range(LIMITS.redirects):
             if isinstance(answer, bytes):
                 return answer
+            target = self._redirected(first, target, answer)
             try:
-                target = self._allowed.read(urljoin(target.url, answer))
                 answer = await self._get(target, max_bytes)
-            except (UrlNotAllowedError, ValueError) as error:
-                why = error.message if isinstance(error, PurveyError) else "it is no address."
-                raise UpstreamNotAllowedError(
-                    f"{first.host!r} redirects to what is not allowed: {why}"
-                ) from None
+            except UrlNotAllowedError as error:
+                raise _leads_astray(first, error.message) from None
         if isinstance(answer, bytes):
             return answer
-        raise UpstreamNotAllowedError(
-            f"{first.host!r} redirects more than {LIMITS.redirects} times."
-        )
+        raise _too_many(first)
+
+    def _redirected(self, first: Target, target: Target, location: str) -> Target:
+        try:
+            return self._allowed.read(urljoin(target.url, location))
+        except UrlNotAllowedError as error:
+            raise _leads_astray(first, error.message, hint=error.hint) from None
+        except ValueError:
+            raise _leads_astray(first, "it is no address.") from None
 
     async def _get(self, target: Target, max_bytes: int) -> bytes | str:
         """Return the content, or where it is said to be."""
@@ -135,12 +216,8 @@ class Outbound:
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 continue
             except (httpx2.HTTPError, OSError) as error:
-                raise UpstreamNotAllowedError(
-                    f"{target.host!r} broke off its answer ({type(error).__name__})."
-                ) from None
-        raise UpstreamNotAllowedError(
-            f"{target.host!r} cannot be reached, or shows no certificate for that name."
-        )
+                raise _broken(target, error) from None
+        raise _unreachable(target)
 
     async def _endpoints(self, target: Target) -> Sequence[Endpoint]:
         try:
@@ -152,19 +229,27 @@ class Outbound:
         return found
 
     async def _ask(self, target: Target, endpoint: Endpoint, max_bytes: int) -> bytes | str:
+        async with self._asked(target, endpoint, {}) as response:
+            return await _taken(response, target, max_bytes)
+
+    @asynccontextmanager
+    async def _asked(
+        self, target: Target, endpoint: Endpoint, headers: Mapping[str, str]
+    ) -> AsyncGenerator[httpx2.Response]:
         if self._tls is None:  # the authorities are read from disk
             self._tls = await asyncio.to_thread(httpx2.create_ssl_context, trust_env=False)
         # A transport of its own for each request, without the client around it: no pool, no
         # cookies, no redirects of its own, no proxies.
         async with httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
-            response = await transport.handle_async_request(_request(target, endpoint))
+            request = _request(target, endpoint, headers)
+            response = await transport.handle_async_request(request)
             try:
-                return await _taken(response, target, max_bytes)
+                yield response
             finally:
                 await response.aclose()
 
 
-def _request(target: Target, endpoint: Endpoint) -> httpx2.Request:
+def _request(target: Target, endpoint: Endpoint, headers: Mapping[str, str]) -> httpx2.Request:
     address = f"[{endpoint.address}]" if endpoint.address.version == 6 else str(endpoint.address)
     return httpx2.Request(
         "GET",
@@ -175,16 +260,18 @@ def _request(target: Target, endpoint: Endpoint) -> httpx2.Request:
             "accept-encoding": "identity",
             "connection": "close",
             "user-agent": "purvey",
+            **headers,
         },
-        extensions={"sni_hostname": target.host, "timeout": {"connect": CONNECT_S}},
+        extensions={
+            "sni_hostname": target.host,
+            "timeout": {"connect": CONNECT_S, "read": LIMITS.fetch_s, "write": LIMITS.fetch_s},
+        },
     )
 
 
 async def _taken(response: httpx2.Response, target: Target, max_bytes: int) -> bytes | str:
     if response.status_code in _REDIRECTS:
-        if not (location := response.headers.get("location")):
-            raise UpstreamNotAllowedError(f"{target.host!r} redirects to nowhere.")
-        return str(location)
+        return _location(response, target)
     if response.status_code != HTTPStatus.OK:
         raise UpstreamNotAllowedError(f"{target.host!r} answers {response.status_code}.")
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -195,3 +282,41 @@ async def _taken(response: httpx2.Response, target: Target, max_bytes: int) -> b
         if len(content) > max_bytes:
             raise RequestTooLargeError(f"what {target.host!r} serves exceeds {max_bytes} bytes.")
     return bytes(content)
+
+
+async def _pieces(response: httpx2.Response, target: Target, param: str) -> AsyncIterator[bytes]:
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UpstreamNotAllowedError(f"{target.host!r} encodes its answer, unasked.", param=param)
+    try:
+        async for piece in response.aiter_raw():
+            yield piece
+    except (httpx2.HTTPError, OSError) as error:
+        raise _broken(target, error, param=param) from None
+
+
+def _location(response: httpx2.Response, target: Target) -> str:
+    if not (location := response.headers.get("location")):
+        raise UpstreamNotAllowedError(f"{target.host!r} redirects to nowhere.")
+    return str(location)
+
+
+def _broken(target: Target, error: Exception, *, param: str | None = None) -> BrokenOffError:
+    return BrokenOffError(
+        f"{target.host!r} broke off its answer ({type(error).__name__}).", param=param
+    )
+
+
+def _unreachable(target: Target) -> UpstreamNotAllowedError:
+    return UpstreamNotAllowedError(
+        f"{target.host!r} cannot be reached, or shows no certificate for that name."
+    )
+
+
+def _leads_astray(first: Target, why: str, *, hint: str | None = None) -> UpstreamNotAllowedError:
+    return UpstreamNotAllowedError(
+        f"{first.host!r} redirects to what is not allowed: {why}", hint=hint
+    )
+
+
+def _too_many(first: Target) -> UpstreamNotAllowedError:
+    return UpstreamNotAllowedError(f"{first.host!r} redirects more than {LIMITS.redirects} times.")

@@ -87,7 +87,10 @@ def test_a_folder_that_purvey_saved_is_read_by_its_manifest(folder: Path) -> Non
         (_edit("config.json", text_config={"auto_map": {}}), "auto_map"),
         (_edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["x", None]}), "auto_map"),
         (_edit("config.json", _attn_implementation_internal="x/y"), "_implementation_internal"),
-        (_edit("config.json", model_type="gpt_bigcode"), "gpt_bigcode"),
+        (_edit("config.json", model_type="t5", architectures=["T5Model"]), "'t5'; served are"),
+        (_edit("config.json", model_type="gpt2", architectures=["A", "BForCausalLM"]), "'gpt2'"),
+        (_edit("config.json", model_type="gpt2", quantization_config={"bits": 4}), "quantization"),
+        (_edit("config.json", model_type=7), "'7'; served are"),
         (_edit("config.json", model_type=["llama"]), "model_type"),
         (_write("config.json", b"[1]"), "no JSON object"),
         (_write("config.json", b"{"), "not JSON"),
@@ -204,6 +207,19 @@ def test_an_encoder_is_known_by_its_configuration(
     _edit("config.json", **config)(folder)
     manifest = check_folder(folder, model_roots=[folder.parent]).manifest
     assert (manifest.family, manifest.task) == (family, task)
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "PhiForCausalLM", "InventedForCausalLM"])
+def test_another_causal_architecture_is_left_to_transformers(folder: Path, name: str) -> None:
+    _edit("config.json", model_type="other", architectures=[name])(folder)
+    manifest = check_folder(folder, model_roots=[folder.parent]).manifest
+    assert (manifest.family, manifest.task) == ("transformers", "text-generation")
+
+
+def test_a_manifest_cannot_send_our_own_families_to_transformers(folder: Path) -> None:
+    _manifest(family="transformers", task="text-generation")(folder)
+    with pytest.raises(InvalidCheckpointError, match="leaves to transformers"):
+        check_folder(folder, model_roots=[folder.parent])
 
 
 @pytest.mark.parametrize("labels", [{}, {"id2label": {"0": "no", "1": "yes"}}])

@@ -1,0 +1,101 @@
+"""`purvey pull`: a model of the hub, fetched by the server and registered there."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from purvey.cli.connection import connect
+from purvey.cli.details import model_fields
+from purvey.cli.terminal import AsJson, notices, print_fields, print_json
+from purvey.errors import DeadlineExceededError, InvalidValueError, PurveyError
+
+if TYPE_CHECKING:
+    from purvey.client.purvey import Purvey
+    from purvey.client.values import Model, Pull
+
+LOOK_S = 0.5
+"""Seconds between two looks at how far it is."""
+
+
+def pull(
+    source: Annotated[str, typer.Argument(help="`OWNER/NAME` or `OWNER/NAME@REVISION`.")],
+    name: Annotated[
+        str | None, typer.Option("--as", help="The name it answers by; its id unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model from the hub into the server's model root and register it.
+
+    A revision (branch, tag or commit) is resolved to a commit; `main` unless given. Pulled again
+    after an interruption, it goes on where it was.
+    """
+    hub_id, at, revision = source.partition("@")
+    if not hub_id or (at and not revision):
+        raise InvalidValueError(
+            f"{source!r} is no model of the hub.",
+            param="source",
+            hint="Write OWNER/NAME or OWNER/NAME@REVISION.",
+        )
+    with connect() as client:
+        made = _pulled(client, name or hub_id, hub_id, revision or "main", is_quiet=as_json)
+    if as_json:
+        print_json(made)
+    else:
+        print_fields(model_fields(made))
+
+
+def _pulled(client: "Purvey", name: str, source: str, revision: str, *, is_quiet: bool) -> "Model":
+    """Wait for the model, showing how far it is; Ctrl-C leaves it to the next pull."""
+    asked: Future[Model] = Future()
+
+    def ask() -> None:
+        try:
+            asked.set_result(_asked(client, name, source, revision))
+        except BaseException as error:  # noqa: BLE001 (the thread's edge: the command raises it)
+            asked.set_exception(error)
+
+    threading.Thread(target=ask, name="pull", daemon=True).start()  # Ctrl-C does not wait for it
+    if not is_quiet:
+        _show(client, asked, source, revision)
+    return asked.result()
+
+
+def _asked(client: "Purvey", name: str, source: str, revision: str) -> "Model":
+    """Ask until it is answered: one that falls silent has only waited too long."""
+    while True:
+        try:
+            return client.models.pull(name, source, revision)
+        except DeadlineExceededError:
+            continue
+
+
+def _show(client: "Purvey", asked: "Future[Model]", source: str, revision: str) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    out = notices()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task(source, total=None)
+        for found in _looks(client, asked, source, revision):
+            bar.update(task, total=found.bytes or None, completed=found.fetched_bytes)
+
+
+def _looks(
+    client: "Purvey", asked: "Future[Model]", source: str, revision: str
+) -> "Iterator[Pull]":
+    """Yield how far it is, again and again, until the answer is there."""
+    is_answered = threading.Event()
+    asked.add_done_callback(lambda _: is_answered.set())
+    while not is_answered.wait(LOOK_S):
+        try:
+            pulls = client.models.pulls()
+        except PurveyError:  # the answer will say what is wrong
+            continue
+        yield from (p for p in pulls if (p.source, p.revision) == (source, revision))
