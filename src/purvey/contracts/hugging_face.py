@@ -31,7 +31,9 @@ def manifest_of(config: Mapping[str, Any], *, has_modules: bool) -> ModelManifes
         return ModelManifest(family="encoder", task="rerank" if scores_pairs else "embedding")
     if has_modules:
         return ModelManifest(family="decoder", task="embedding")
-    if config.get("model_type") not in DECODERS and causal_architecture(config) is not None:
+    model_type = config.get("model_type")
+    is_foreign = isinstance(model_type, str) and model_type not in DECODERS
+    if is_foreign and causal_architecture(config) is not None:
         return ModelManifest(family="transformers", task="text-generation")
     return ModelManifest(family="decoder", task="text-generation")
 

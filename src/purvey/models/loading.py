@@ -7,8 +7,8 @@ from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.classifier import Classifier, load_classifier
 from purvey.models.encoder.loading import EmbeddingModel, load_embedding_model
-from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.folder.manifest import read_manifest
+from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.language import LanguageModel, load_language_model
 from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
 from purvey.models.weights import refuse_unsafe_files

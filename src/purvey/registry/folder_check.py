@@ -75,6 +75,16 @@ def check_folder(folder: Path, *, model_roots: Sequence[Path]) -> CheckedFolder:
         raise _invalid("a file of the folder cannot be read.") from error
 
 
+def is_model_folder(folder: Path, *, model_roots: Sequence[Path]) -> bool:
+    """Tell whether a path leads to a folder under a model root; blocking."""
+    try:
+        resolved = folder.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return False
+    roots = [root.resolve() for root in model_roots]
+    return _lies_under(resolved, roots) and resolved.is_dir()
+
+
 def _checked(resolved: Path, roots: Sequence[Path]) -> CheckedFolder:
     files, inner = _plain_files(resolved, roots), inner_settings(resolved)
     for path in (*files, *inner):

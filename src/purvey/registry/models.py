@@ -21,7 +21,7 @@ from purvey.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from purvey.registry.folder_check import CheckedFolder, check_folder
+from purvey.registry.folder_check import CheckedFolder, check_folder, is_model_folder
 from purvey.registry.model_bytes import verify_model
 from purvey.registry.names import trained_name, wanted_name
 from purvey.store import jobs, models
@@ -98,6 +98,10 @@ class ModelRegistry:
         self._num_deletions += 1
         self._known.pop((project_id, name), None)
         return record
+
+    async def has_folder(self, folder: Path) -> bool:
+        """Tell whether a path leads to a folder under a model root."""
+        return await asyncio.to_thread(is_model_folder, folder, model_roots=self._model_roots)
 
     async def register_folder(
         self,

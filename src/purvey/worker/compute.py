@@ -4,11 +4,15 @@ The core, the door and everything that answers are the same; only what runs a st
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from purvey.contracts.deployment import Device, Precision
-from purvey.contracts.engine import LoadModel
+from purvey.contracts.engine import ComputePath, LoadModel
+from purvey.engine.foreign.footprint import expected as expected_foreign
+from purvey.engine.foreign.footprint import workspace_bytes as workspace_of_tile
+from purvey.engine.foreign.runner import TransformersRunner
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, blocks_in
 from purvey.engine.linears.choice import NAMES, Chosen, linears
@@ -16,6 +20,9 @@ from purvey.engine.linears.footprint import Footprint, expected, require_room, w
 from purvey.engine.runner import Runner, StepRunner
 from purvey.errors import CapacityError, SettingError
 from purvey.models.decoder import Decoder
+from purvey.models.folder.manifest import read_manifest
+from purvey.models.foreign import ForeignModel
+from purvey.models.language import LanguageModel
 
 _CUDA_TYPES: dict[Chosen, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _GIB = 2**30
@@ -44,6 +51,7 @@ class Compute:
         cache_bytes: Keys and values.
         workspace_bytes: What one step may take beside it.
         precision: What a loaded model says of itself.
+        path: Our own networks, or those of `transformers`.
     """
 
     runner: StepRunner
@@ -51,6 +59,12 @@ class Compute:
     cache_bytes: int
     workspace_bytes: int
     precision: str
+    path: ComputePath = "native"
+
+    @property
+    def can_share_blocks(self) -> bool:
+        """Whether what one sequence has computed serves another."""
+        return self.path == "native"
 
 
 def place_of(load: LoadModel) -> Place:
@@ -61,8 +75,9 @@ def place_of(load: LoadModel) -> Place:
         CapacityError: The memory that is free does not hold it; the message says the arithmetic.
         InvalidCheckpointError: The folder is not usable.
     """
-    if not has_cuda(load.device):
-        footprint = expected(load)
+    is_foreign = read_manifest(Path(load.source.folder)).family == "transformers"
+    if is_foreign or not has_cuda(load.device):
+        footprint = expected_foreign(load) if is_foreign else expected(load)
         require_room(footprint, name=load.source.name)
         return Place(is_cuda=False, chosen=footprint.chosen)
     place = Place(is_cuda=True, chosen=_cuda_precision(load.precision))
@@ -89,14 +104,34 @@ def has_cuda(device: Device) -> bool:
     return False
 
 
-def compute_of(decoder: Decoder, place: Place, load: LoadModel) -> Compute:
-    """Make a decoder ready; it is emptied on the way.
+def compute_of(model: LanguageModel | ForeignModel, place: Place, load: LoadModel) -> Compute:
+    """Make a model ready; our own decoder is emptied on the way.
 
     Raises:
         SettingError: The memory for keys and values is too small for this model.
     """
-    if place.is_cuda:
-        return _on_cuda(decoder, place, load)
+    if isinstance(model, ForeignModel):
+        return _foreign(model, load)
+    return (
+        _on_cuda(model.decoder, place, load)
+        if place.is_cuda
+        else _on_cpu(model.decoder, place, load)
+    )
+
+
+def _foreign(model: ForeignModel, load: LoadModel) -> Compute:
+    runner = TransformersRunner(model, kv_cache_bytes=load.kv_cache_bytes)
+    return Compute(
+        runner=runner,
+        weights_bytes=model.num_bytes,
+        cache_bytes=runner.cache.num_bytes,
+        workspace_bytes=workspace_of_tile(model.vocabulary_size),
+        precision=NAMES["fp32"],
+        path="transformers",
+    )
+
+
+def _on_cpu(decoder: Decoder, place: Place, load: LoadModel) -> Compute:
     config = decoder.config
     num_blocks = blocks_in(load.kv_cache_bytes, config)
     frozen = FrozenDecoder(

@@ -35,6 +35,7 @@ from purvey.contracts.model import ImageSpec
 from purvey.errors import InternalError, PurveyError, ShuttingDownError
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.folder.manifest import read_manifest
+from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
 from purvey.parse.parser import PARSER
@@ -96,7 +97,7 @@ def run(link: EngineLink) -> int:
 def _open(load: LoadModel) -> Resident:
     place = _place(load)
     model = open_model(load.source, is_widened=False)
-    if isinstance(model, LanguageModel):
+    if isinstance(model, (LanguageModel, ForeignModel)):
         return ResidentLanguage(model, place, load)
     if isinstance(model, EmbeddingModel):
         return ResidentEmbedder(

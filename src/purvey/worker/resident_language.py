@@ -23,6 +23,7 @@ from purvey.engine.door import Door
 from purvey.engine.greedy_text import GreedyWriter
 from purvey.engine.score import Pair, Scorer
 from purvey.errors import MethodUnsupportedError, PurveyError
+from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.worker.compute import Place, compute_of
 from purvey.worker.explaining import explain_language
@@ -33,7 +34,7 @@ class ResidentLanguage:
     """A language model with its loop.
 
     Args:
-        model: The model; its decoder is emptied into serving form.
+        model: The model; our own decoder is emptied into serving form.
         place: Where it is computed.
         load: What it may use.
 
@@ -41,22 +42,21 @@ class ResidentLanguage:
         SettingError: The memory or the batch is too small for this model.
     """
 
-    def __init__(self, model: LanguageModel, place: Place, load: LoadModel) -> None:
-        config = model.decoder.config
-        num_parameters = model.num_parameters
-        compute = compute_of(model.decoder, place, load)
+    def __init__(self, model: LanguageModel | ForeignModel, place: Place, load: LoadModel) -> None:
+        num_parameters = model.num_parameters  # before it is emptied
+        compute = compute_of(model, place, load)
         self._core = Core(
             compute.runner,
             max_batch_tokens=load.max_batch_tokens,
-            has_prefix_cache=load.prefix_cache,
+            has_prefix_cache=load.prefix_cache and compute.can_share_blocks,
         )
         self._tokenizer = model.tokenizer
         self._door = Door(
             model.tokenizer,
             model.template,
             stop_ids=model.stop_ids,
-            vocabulary_size=config.vocabulary_size,
-            context_tokens=config.context_tokens,
+            vocabulary_size=model.vocabulary_size,
+            context_tokens=model.context_tokens,
             cache_tokens=self._core.cache_tokens,
         )
         self._scorer = Scorer(self._core, self._door.encode_pair)
@@ -65,13 +65,14 @@ class ResidentLanguage:
         self._lock = threading.Lock()
         self._loaded = ModelLoaded(
             task="text-generation",
-            context_tokens=config.context_tokens,
+            context_tokens=model.context_tokens,
             has_chat_template=model.template is not None,
             num_parameters=num_parameters,
             resident_bytes=compute.weights_bytes + compute.cache_bytes,
             weights_bytes=compute.weights_bytes,
             workspace_bytes=compute.workspace_bytes,
             precision=compute.precision,
+            path=compute.path,
         )
 
     @property

@@ -12,6 +12,7 @@ from purvey.evaluate.reports import TextLosses, language_report
 from purvey.models.chat import ChatTemplate
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
+from purvey.models.foreign import ForeignModel
 from purvey.models.initialise import initialise
 from purvey.models.language import LanguageModel, save_adapter_model, save_language_model
 from purvey.models.loading import open_model
@@ -57,6 +58,11 @@ def train_language_model(run: TrainingRun) -> ModelTrained:
 
 def _open_base(base: ModelSource) -> LanguageModel:
     model = open_model(base)
+    if isinstance(model, ForeignModel):
+        raise InvalidValueError(
+            f"{base.name!r} is computed by transformers: it is served, and not trained.",
+            param="recipe.model.base",
+        )
     if not isinstance(model, LanguageModel):
         raise InvalidValueError(
             f"{base.name!r} is not a language model.", param="recipe.model.base"

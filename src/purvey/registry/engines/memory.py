@@ -14,6 +14,7 @@ from pathlib import Path
 
 from purvey.contracts.deployment import EngineOptions, Precision
 from purvey.contracts.engine import ModelLoaded
+from purvey.contracts.hugging_face import manifest_of
 from purvey.contracts.model import ModelSource, Task
 from purvey.errors import InvalidCheckpointError
 from purvey.registry.safetensors_header import TensorEntry, read_header
@@ -21,6 +22,8 @@ from purvey.registry.safetensors_header import TensorEntry, read_header
 PROCESS_BYTES = 288 * 2**20
 """An engine process without a model: interpreter and tensor library; measured are 270 to 345 MiB,
 with the pages that several of them share."""
+FOREIGN_BYTES = 192 * 2**20
+"""What `transformers` adds to that: its own modules, and one step of a sequence by itself."""
 BYTES_PER_WEIGHT: dict[Precision, float] = {
     "auto": 1.0, "fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625,
 }  # fmt: skip
@@ -84,7 +87,7 @@ class Needs:
         """Count from the headers of the files. Blocking.
 
         An adapter is merged into its base, so its base is what is counted. Only language models
-        are computed in another precision than float32.
+        are computed in another precision than float32, and of these only those of our decoder.
 
         Raises:
             InvalidCheckpointError: A file of weights is not one.
@@ -99,6 +102,14 @@ class Needs:
                 embedding_bytes=0,
                 cache_bytes=0,
                 workspace_bytes=PROCESS_BYTES,
+            )
+        if _is_foreign(Path(source.folder)):
+            return Need(
+                num_weights=num_weights,
+                bytes_per_weight=_BYTES_PER_FLOAT,
+                embedding_bytes=0,
+                cache_bytes=self._kv_cache_bytes,
+                workspace_bytes=PROCESS_BYTES + FOREIGN_BYTES,
             )
         is_small = options.precision == "auto" and num_weights < SMALL_WEIGHTS
         embedding = next((e for n, e in tensors.items() if n.endswith(_EMBEDDING)), None)
@@ -139,6 +150,15 @@ def size(num_bytes: int) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:.4g} {name}"
     return f"{num_bytes} bytes"
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Tell whether `transformers` computes a folder's model."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):  # what loads the folder says what is wrong with it
+        return False
+    return manifest_of(config, has_modules=False).family == "transformers"
 
 
 def _tensors(folder: Path) -> dict[str, TensorEntry]:

@@ -1,0 +1,1 @@
+"""Serving what only `transformers` computes: the slower path, behind the same loop."""
