@@ -119,7 +119,13 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ("127.0.0.1", "localhost", "[::1]")
     """Names that the `Host` header may have, separated by commas; `*` allows any."""
     outbound_hosts: Names = ()
-    """Hosts that images may be fetched from: names or `*.` suffixes, separated by commas."""
+    """Hosts that images and models may be fetched from: names or `*.` suffixes, separated by
+    commas."""
+    hub_host: Annotated[str, Field(min_length=1)] = "huggingface.co"
+    """The hub that models are pulled from; it, and where it stores files, must be among
+    `outbound_hosts`."""
+    hub_token: SecretStr | None = None
+    """What the server shows the hub, for gated and private models; no other host sees it."""
     http: HttpSettings = HttpSettings()
     """How connections are served."""
     log_format: Literal["json", "console"] = "json"
@@ -129,7 +135,7 @@ class Settings(BaseSettings):
     bootstrap_key: SecretStr | None = None
     """The first admin key, instead of one that is made up and printed."""
     model_roots: Folders = ()
-    """Folders that models may be registered from."""
+    """Folders that models may be registered from; models from the hub go into the first."""
     module_roots: Folders = ()
     """Folders that users' own modules are loaded from."""
     max_running_jobs: Annotated[int, Field(ge=0, le=1_024)] = 1

@@ -183,8 +183,6 @@ def test_fields_that_are_documented_as_ignored_are_accepted(sdk: OpenAI, echo: s
 
 
 UNSUPPORTED: dict[str, object] = {
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
     "functions": [{"name": "f"}],
     "modalities": ["text", "audio"],
     "audio": {"voice": "a", "format": "wav"},
@@ -209,8 +207,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
         "messages.0.content.0.type",
     ),
-    "tool": ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages.0.role"),
-    "calls": ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls"),
+    "function": ({"role": "function", "name": "f", "content": "x"}, "messages.0.role"),
     "no content": ({"role": "user"}, "messages.0.content"),
 }
 

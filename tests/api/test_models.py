@@ -9,7 +9,7 @@ import pytest
 from openai import NotFoundError, OpenAI
 from openai.types import Model
 
-from purvey.testing.model_folder import write_plausible_folder
+from purvey.testing.model_folder import GPT2, write_plausible_folder
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal
@@ -121,3 +121,19 @@ def test_a_folder_that_cannot_be_trusted_is_refused(
     answer = http.post("/v1/models", json={"id": "bad", "source": spoil(api)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_checkpoint")
     assert http.get("/v1/models/bad").status_code == 404
+
+
+def test_what_transformers_computes_says_so_and_is_not_trained(
+    sdk: OpenAI, api: "RunningServer", http: httpx2.Client, refused: "Refusal"
+) -> None:
+    folder = write_plausible_folder(api.data_dir.parent / "models" / "gpt2", GPT2)
+    made = http.post("/v1/models", json={"id": "gpt2", "source": str(folder)}).json()
+    assert (made["family"], made["task"]) == ("transformers", "text-generation")
+    assert sdk.completions.create(model="gpt2", prompt="x").choices[0].text == "x"
+    (engine,) = http.get("/v1/models/gpt2").json()["engines"]
+    assert engine["path"] == "transformers"
+    rows = b'{"messages": [{"role": "user", "content": "a"}]}\n'
+    file = sdk.files.create(file=("rows.jsonl", rows), purpose="fine-tune")
+    answer = http.post("/v1/fine_tuning/jobs", json={"model": "gpt2", "training_file": file.id})
+    refused(answer, 422, "method_unsupported", "model")
+    assert "not trained" in answer.json()["error"]["message"]

@@ -49,12 +49,25 @@ PARTS = [{"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "
 SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
 METADATA = {"metadata": {"who": "me"}}
 TUNED = {"hyperparameters": {"n_epochs": 1}}
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLING: list[Json] = [
+    {"role": "assistant", "content": None, "tool_calls": [CALLED], "reasoning_content": "hm"},
+    {"role": "tool", "content": "x", "tool_call_id": "c"},
+]
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
+TOOLS = {
+    "messages": CALLING,
+    "tools": [{"type": "function", "function": FUNCTION}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "chat_template_kwargs": {"enable_thinking": True},
+}
 MORE: dict[str, list[Json]] = {
     "/v1/chat/completions": [
         {"messages": PARTS, "stop": ["x"], "logprobs": True} | METADATA,
         {"messages": TURNS, "stream": True, "stream_options": {"include_usage": True}},
         {"messages": TURNS, "response_format": SCHEMA_FORMAT, "logit_bias": {"104": 1}},
         {"messages": TURNS, "structured_outputs": {"choice": ["a"]}},
+        TOOLS,
     ],
     "/v1/completions": [
         {"prompt": ["hi"], "stop": ["x"]},
@@ -82,8 +95,8 @@ MORE: dict[str, list[Json]] = {
             "include": ["curves"],
         }
     ],
-    "/v1/tokenize": [{"messages": PARTS}],
-    "/tokenize": [{"messages": PARTS}],
+    "/v1/tokenize": [{"messages": PARTS}, {"messages": CALLING}],
+    "/tokenize": [{"messages": PARTS}, {"messages": CALLING}],
     "/v1/fine_tuning/jobs": [
         TUNED | METADATA,
         {"method": {"type": "supervised", "supervised": TUNED}},
@@ -94,13 +107,16 @@ MORE: dict[str, list[Json]] = {
 """What is laid over the first accepted body of a path, so that every field has a parent."""
 NAMING = {
     ("model",), ("training_file",), ("validation_file",), ("file_ids", 0), ("source",), ("id",),
+    ("revision",),
     ("target", "label"), ("target", "contrast"), ("name",), ("questions", 0, "choices", 0, "value"),
     ("questions", 0, "choices"), ("questions", 0, "levels"), ("questions",),
     ("questions", 0, "levels", 0, "label"), ("prompt", 0), ("prompt", 0, 0),
     ("response_format", "type"), ("response_format", "json_schema"),
     ("structured_outputs", "regex"), ("structured_outputs", "choice"),
     ("splits", "validation"), ("splits", "test"), ("dimensions",), ("truncate_prompt_tokens",),
-    ("input", 0), ("input", 0, 0),
+    ("input", 0), ("input", 0, 0), ("tools",), ("tools", 0, "function", "name"),
+    ("tool_choice",), ("tool_choice", "function", "name"), ("messages", 0, "tool_calls"),
+    ("messages", 0, "tool_call_id"), ("messages", 0, "tool_calls", 0, "function", "arguments"),
 }  # fmt: skip
 """Fields that must also fit something else, or name it: of that the document says nothing."""
 
@@ -313,8 +329,8 @@ REFUSED: dict[str, list[Json]] = {
     "frequency_penalty": [-2.1, 2.1, 1e308, "0", True],
     "presence_penalty": [2.1, "0"],
     "logit_bias": [[], "x", 1],
-    "tools": [[{"type": "function", "function": {"name": "f", "parameters": {}}}], {}, "x"],
-    "tool_choice": ["required", {"type": "function"}, 1],
+    "tools": [{}, "x", 1],
+    "tool_choice": ["required", "any", 1],
     "response_format": ["text", [], 1],
     "suffix": ["x", 1],
     "service_tier": ["priority", "flex", 1],

@@ -53,9 +53,14 @@ CONFIGS: dict[str, Any] = {  # transformers is untyped here
 
 
 def theirs(family: str, prompts: list[list[int]], folder: Path) -> list[list[int]]:
+    """As `written_by`, of one of our families."""
+    return written_by(CONFIGS[family], prompts, folder)
+
+
+def written_by(config: Any, prompts: list[list[int]], folder: Path) -> list[list[int]]:
     """Write a model and return its outputs; the best two logits never come near each other."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)
     outputs = []
     for prompt in prompts:

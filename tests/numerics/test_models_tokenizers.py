@@ -9,6 +9,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from purvey.contracts.chat.tools import Tool, ToolCall
 from purvey.contracts.engine import ChatMessage
 from purvey.models.chat import ChatTemplate
 from purvey.models.tokenizer import Tokenizer
@@ -129,6 +130,56 @@ def test_chat_renders_and_encodes_like_transformers(folder: Path) -> None:
     assert template.render(messages, add_generation_prompt=True) == rendered
     expected = theirs.apply_chat_template(plain, add_generation_prompt=True)["input_ids"]
     assert template.encode(messages, ours) == expected
+
+
+TOOL_TEMPLATE = """\
+{%- if tools %}{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}{% endif -%}
+{%- for m in messages -%}
+<|im_start|>{{ m.role }}{% if m.tool_call_id is defined %} {{ m.tool_call_id }}{% endif %}
+
+{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}
+{{- m.content }}
+{%- for call in m.tool_calls or [] %}
+<tool_call>{{ call.id }} {{ call.function.name }} {{ call.function.arguments | tojson }}</tool_call>
+{% endfor -%}
+<|im_end|>
+{% endfor -%}
+{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_tools_and_calls_render_and_encode_like_transformers(folder: Path) -> None:
+    ours = Tokenizer.from_folder(folder)
+    template = ChatTemplate.for_tokenizer(TOOL_TEMPLATE, ours)
+    template.save(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    arguments = {"city": "Zürich <b> 🙂", "days": [1, 2.5, None]}
+    function = {"name": "get_weather", "description": "é", "parameters": {"type": "object"}}
+    call = {"name": "get_weather", "arguments": arguments}
+    plain = [
+        {"role": "user", "content": "weather?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "hm",
+            "tool_calls": [{"id": "call_1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
+    ]
+    tools = [{"type": "function", "function": function}]
+    expected = theirs.apply_chat_template(
+        plain, tools=tools, add_generation_prompt=True, enable_thinking=False
+    )["input_ids"]
+    made = ToolCall(id="call_1", name="get_weather", arguments=json.dumps(arguments))
+    messages = [
+        ChatMessage(role="user", content="weather?"),
+        ChatMessage(role="assistant", content="", reasoning="hm", tool_calls=(made,)),
+        ChatMessage(role="tool", content="sunny", tool_call_id="call_1"),
+    ]
+    given = Tool(name="get_weather", definition=json.dumps(function), schema="{}")
+    assert template.encode(messages, ours, tools=[given], enable_thinking=False) == expected
 
 
 def test_a_training_row_begins_with_the_tokens_that_serving_reads(folder: Path) -> None:

@@ -33,6 +33,7 @@ from purvey.registry.deployments.book import Deployments
 from purvey.registry.deployments.directory import Directory
 from purvey.registry.engines.place import EngineLimits
 from purvey.registry.engines.pool import EnginePool
+from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
 from purvey.server.application import create_app
 from purvey.server.services import Defaults, Services
@@ -146,6 +147,12 @@ def _assemble(
             engine_launcher, models, directory, limits=_engine_limits(settings), clock=clock
         ),
         outbound=outbound,
+        pulls=Pulls(
+            outbound,
+            host=settings.hub_host,
+            token=settings.hub_token.get_secret_value() if settings.hub_token else None,
+            root=settings.model_roots[0] if settings.model_roots else None,
+        ),
         clock=clock,
         is_ready=readiness.is_ready,
         started_at=clock.monotonic(),

@@ -37,7 +37,8 @@ def _memory_text(engine: ModelEngine) -> str:
         "workspace": engine.workspace_bytes,
     }
     sizes = " + ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items() if size)
-    return f"{engine.precision}: {sizes}"
+    how = ", through transformers (slower)" if engine.path == "transformers" else ""
+    return f"{engine.precision}{how}: {sizes}"
 
 
 def job_fields(job: Job) -> dict[str, object]:

@@ -13,6 +13,7 @@ from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
 from purvey.cli.commands.explaining import explain
 from purvey.cli.commands.listing import list_objects, remove, show
+from purvey.cli.commands.pulling import pull
 from purvey.cli.commands.residency import ps, stop
 from purvey.cli.commands.serving import serve
 from purvey.cli.commands.training import train
@@ -61,6 +62,7 @@ def demo(
 app.command()(serve)
 app.command("run")(run_model)
 app.command("chat", help="The same as `run`.")(run_model)
+app.command()(pull)
 app.command()(train)
 app.add_typer(jobs.app, name="jobs")
 app.command("list")(list_objects)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from purvey.client.paging import items
 from purvey.client.perplexity import Perplexity, measure
 from purvey.client.transport import Json, Transport
-from purvey.client.values import Key, Model, Page, ServerState, Unloaded, UsageTotal
+from purvey.client.values import Key, Model, Page, Pull, Pulls, ServerState, Unloaded, UsageTotal
 
 
 class Models:
@@ -26,6 +26,18 @@ class Models:
     def register(self, name: str, folder: str) -> Model:
         """Register a folder that lies under one of the server's model roots (administrator)."""
         return self._transport.create("/v1/models", Model, body={"id": name, "source": folder})
+
+    def pull(self, name: str, source: str, revision: str) -> Model:
+        """Have the server fetch a model from the hub and register it (administrator).
+
+        Waits until it is there; `pulls` says how far it is.
+        """
+        body = {"id": name, "source": source, "revision": revision}
+        return self._transport.create("/v1/models", Model, body=body)
+
+    def pulls(self) -> Sequence[Pull]:
+        """Return the models that are being fetched (administrator)."""
+        return self._transport.get("/v1/pulls", Pulls).data
 
     def perplexity(self, name: str, text: str) -> Perplexity:
         """Return how well a language model, loaded if need be, foresees a text."""

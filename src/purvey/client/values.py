@@ -147,6 +147,7 @@ class ModelEngine(Answer, frozen=True, kw_only=True):
     """What a model is computed in where it is in memory, and the bytes that it takes."""
 
     precision: str
+    path: str = "native"
     weights_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
@@ -167,6 +168,22 @@ class Model(Answer, frozen=True, kw_only=True):
     report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
     lineage: dict[str, Any] | None = None  # JSON values
     engines: list[ModelEngine] = []
+
+
+class Pull(Answer, frozen=True, kw_only=True):
+    """A model on its way from the hub; `bytes` is 0 until the hub has told."""
+
+    source: str
+    revision: str
+    commit: str | None = None
+    bytes: int
+    fetched_bytes: int
+
+
+class Pulls(Answer, frozen=True, kw_only=True):
+    """The models that are on their way."""
+
+    data: list[Pull]
 
 
 class Key(Answer, frozen=True, kw_only=True):

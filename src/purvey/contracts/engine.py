@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from purvey.contracts.chat.tools import CallDelta, Tool, ToolCall
 from purvey.contracts.deployment import Device, Precision
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
@@ -173,6 +174,10 @@ ToEngine = (
 # Engine to control plane -----------------------------------------------------------------
 
 
+ComputePath = Literal["native", "transformers"]
+"""Our own networks, or the slower ones of `transformers`: for what ours do not know."""
+
+
 class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     """The model is ready.
 
@@ -188,6 +193,7 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
         weights_bytes: Of it, weights as they are computed with; 0 where that is not told.
         workspace_bytes: What one step may take beside it; 0 where that is not told.
         precision: `float32` and so on, as computed.
+        path: What computes it.
     """
 
     task: Task
@@ -201,6 +207,7 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     weights_bytes: int = 0
     workspace_bytes: int = 0
     precision: str = "float32"
+    path: ComputePath = "native"
     is_calibrated: bool = False
 
 

@@ -103,6 +103,10 @@ class Limits:
     """Seconds of one fetch, redirects included."""
     running_fetches: int = 16
     """Addresses that one server fetches at one time."""
+    pulled_bytes: int = 512 * 2**30
+    """All files of one model that is pulled from the hub."""
+    running_pulls: int = 4
+    """Models that one server pulls at one time."""
     archive_entries: int = 200_000
     """Entries of one uploaded zip."""
     archive_bytes: int = 4 * 2**30

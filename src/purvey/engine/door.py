@@ -4,6 +4,7 @@ from purvey.contracts.engine import ChatPrompt, Generate, Prompt, TextPrompt, To
 from purvey.contracts.sampling import Sampling
 from purvey.engine.generation import Generation, Reply
 from purvey.engine.output.grammar import Grammars
+from purvey.engine.output.tool_use import check_template, grammar_of, marks_of, reader_of
 from purvey.engine.request import Sequence
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.models.chat import ChatTemplate
@@ -42,7 +43,8 @@ class Door:
 
         Raises:
             InvalidValueError: It is empty, the template refuses it, or an id is out of range.
-            UnsupportedValueError: A conversation for a model without chat template.
+            UnsupportedValueError: A conversation for a model without chat template, or one
+                whose template would leave out what it holds.
         """
         match prompt:
             case ChatPrompt(messages=messages):
@@ -52,7 +54,13 @@ class Door:
                         param="messages",
                         hint="Send plain text to /v1/completions instead.",
                     )
-                ids = self._template.encode(messages, self._tokenizer)
+                check_template(prompt, self._template)
+                ids = self._template.encode(
+                    messages,
+                    self._tokenizer,
+                    tools=prompt.tools,
+                    enable_thinking=prompt.enable_thinking,
+                )
             case TextPrompt(text=text):
                 ids = self._tokenizer.encode_prompt(text)
             case TokenPrompt(tokens=tokens):
@@ -113,13 +121,19 @@ class Door:
             priority=request.priority,
             deadline_s=request.deadline_s,
         )
+        grammar = grammar_of(prompt, sampling, self._template)
+        reader = None
+        if not is_background:  # which is scored afterwards, as it was written
+            reader = reader_of(prompt, ids, sampling, self._template, self._tokenizer)
         return Generation(
             sequence,
             tokenizer=self._tokenizer,
             stop_ids=self._stop_ids,
             reply=reply,
             echo=self._text(prompt, ids) if sampling.echo else None,
-            guide=self._grammars.guide(sampling.grammar) if sampling.grammar else None,
+            guide=self._grammars.guide(grammar) if grammar else None,
+            reader=reader,
+            marks=marks_of(self._template) if reader else (),
         )
 
     def _text(self, prompt: Prompt, ids: list[int]) -> str:

@@ -18,6 +18,7 @@ from purvey.engine.request import Sequence
 from purvey.engine.sampling import Adjustment, RowLogprobs, checked, choose, logprobs
 from purvey.engine.work import EndReason
 from purvey.errors import PurveyError
+from purvey.models.answer.reader import AnswerReader, Said
 from purvey.models.tokenizer import Tokenizer
 
 Reply = Callable[[Started | Delta | Finished | Refused], None]
@@ -45,6 +46,8 @@ class Generation:
         reply: Where answers go; must not block for long.
         echo: The prompt's text when it is to be shown before the output, else None.
         guide: What the output must look like, if anything.
+        reader: Tells reasoning, content and calls apart, if there are to be any.
+        marks: Special tokens that the reader looks for.
     """
 
     def __init__(
@@ -56,18 +59,22 @@ class Generation:
         reply: Reply,
         echo: str | None = None,
         guide: Guide | None = None,
+        reader: AnswerReader | None = None,
+        marks: tuple[str, ...] = (),
     ) -> None:
         self._sequence, self._tokenizer, self._stop_ids = sequence, tokenizer, stop_ids
         self._reply, self._echo, self._guide = reply, echo, guide
         sampling = sequence.sampling
         self._num_logprobs = sampling.num_logprobs
         prompt = sequence.tokens[: sequence.num_prompt]
-        self._output = TextOutput(tokenizer.stream(after=prompt), sampling.stop)
+        self._output = TextOutput(tokenizer.stream(after=prompt, shown=marks), sampling.stop)
+        self._reader = reader
         needed = Adjustment.is_needed(sampling)
         self._adjustment = Adjustment(sampling, prompt) if needed else None
         self._prompt_logprobs: list[RowLogprobs] = []
         self._held: deque[_HeldToken] = deque()
         self._num_unsent = 0
+        self._num_reasoning = 0
 
     @property
     def sequence(self) -> Sequence:
@@ -112,6 +119,7 @@ class Generation:
                 prompt_tokens=self._sequence.num_prompt,
                 completion_tokens=self._sequence.num_output,
                 cached_tokens=self._sequence.num_reused,
+                reasoning_tokens=self._num_reasoning,
             )
         )
 
@@ -149,6 +157,7 @@ class Generation:
             return "stop"
         self._note(token_id)
         start = self._output.num_decoded
+        self._num_reasoning += self._reader is not None and self._reader.is_reasoning
         text = self._output.push(token_id)
         if self._num_logprobs is not None:
             (row,) = logprobs(logits.rows()[-1:], [token_id], self._num_logprobs)
@@ -157,7 +166,8 @@ class Generation:
         self._send(text)
         if self._obeys():
             return "stop"
-        return "length" if sequence.is_full else "stop" if self._output.is_stopped else None
+        is_done = self._output.is_stopped or (self._reader is not None and self._reader.is_done)
+        return "stop" if is_done else "length" if sequence.is_full else None
 
     def _obeys(self) -> bool:
         """Tell whether the output is all that its grammar allows."""
@@ -181,18 +191,26 @@ class Generation:
             self._guide.take(token_id)
 
     def _send(self, text: str, *, is_last: bool = False) -> None:
-        tokens = self._release_tokens(is_last=is_last)
-        if not text and not tokens:
+        tokens, said = self._release_tokens(is_last=is_last), self._read(text, is_last=is_last)
+        if not (said.content or said.reasoning or said.calls or tokens):
             return
         self._reply(
             Delta(
                 request_id=self._sequence.request_id,
-                text=text,
+                text=said.content,
                 num_tokens=self._num_unsent,
                 tokens=tokens,
+                reasoning=said.reasoning,
+                calls=tuple(said.calls),
             )
         )
         self._num_unsent = 0
+
+    def _read(self, text: str, *, is_last: bool) -> Said:
+        if self._reader is None:
+            return Said(content=text)
+        said = self._reader.push(text)
+        return said + self._reader.finish() if is_last else said
 
     def _release_tokens(self, *, is_last: bool) -> tuple[TokenLogprob, ...]:
         num_released, is_stopped = self._output.num_released, self._output.is_stopped

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from purvey.contracts.chat.tools import Tool
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.parse import ChatRendered, Prefix, RenderChat
 from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.models.answer.ids import with_template_ids
+from purvey.models.answer.layouts import THINKING, call_layout, marks_reasoning
 from purvey.models.chat_guard import Guard
 from purvey.models.folder.json_file import read_optional_object
 from purvey.models.tokenizer import Tokenizer
@@ -36,6 +39,8 @@ PLAIN_TEMPLATE = (
 )
 """For a foreign tokenizer that has no tokens for turns: the end token ends an answer."""
 _PROBE = "answer-0"
+_MARK_TOKENS = 16
+"""Tokens that a mark of reasoning and a line's end take at most."""
 _PREFIXES = 32
 """Beginnings of a conversation that are rendered by one question, in the time of one."""
 
@@ -65,6 +70,10 @@ class ChatTemplate:
         self, source: str, *, bos_token: str | None, eos_token: str | None, parser: Parser = PARSER
     ) -> None:
         self.source = source
+        self.call_layout = call_layout(source)
+        """How its model writes calls; None where it takes no tools."""
+        self.marks_reasoning = marks_reasoning(source)
+        """Whether its model sets reasoning apart."""
         self._parser = parser
         self._written = " ".join((source, bos_token or "", eos_token or ""))
         self._bos_token, self._eos_token = bos_token or "", eos_token or ""
@@ -114,11 +123,23 @@ class ChatTemplate:
         tokenizer: Tokenizer,
         *,
         add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+        enable_thinking: bool | None = None,
     ) -> list[int]:
-        """Render and encode; control tokens inside messages stay text."""
-        guard = self._guard(messages, tokenizer)
-        text = self.render(guard.messages, add_generation_prompt=add_generation_prompt)
-        return guard.encode(text)
+        """Render and encode; control tokens inside messages and tools stay text."""
+        guard = self._guard(with_template_ids(messages, self.source), tokenizer, tools)
+        rendered = self._rendered(
+            guard.messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=guard.tools,
+            enable_thinking=enable_thinking,
+        )
+        return guard.encode(rendered.text)
+
+    def begins_reasoning(self, prompt: Sequence[int], tokenizer: Tokenizer) -> bool:
+        """Tell whether a prompt ends where reasoning begins."""
+        end = tokenizer.decode(prompt[-_MARK_TOKENS:], keep_special=True)
+        return self.marks_reasoning and end.rstrip().endswith(THINKING[0])
 
     def training_rows(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> TrainingRow:
         """Encode a conversation so that the loss falls on the assistant's turns alone.
@@ -168,9 +189,11 @@ class ChatTemplate:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TEMPLATE_NAME).write_text(self.source, encoding="utf-8")
 
-    def _guard(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> Guard:
+    def _guard(
+        self, messages: Sequence[ChatMessage], tokenizer: Tokenizer, tools: Sequence[Tool] = ()
+    ) -> Guard:
         control = tokenizer.with_control_tokens(self._written)
-        return Guard(messages, control, own_tokens=tokenizer.special_tokens)
+        return Guard(messages, control, own_tokens=tokenizer.special_tokens, tools=tools)
 
     def _answers(self, guard: Guard) -> tuple[str, list[tuple[int, int]]]:
         """Render a conversation; return it with start and end of every assistant turn in it."""
@@ -199,6 +222,8 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
         prefixes: tuple[Prefix, ...] = (),
+        tools: tuple[str, ...] = (),
+        enable_thinking: bool | None = None,
     ) -> ChatRendered:
         return self._parser.render(
             RenderChat(
@@ -208,6 +233,8 @@ class ChatTemplate:
                 messages=tuple(messages),
                 add_generation_prompt=add_generation_prompt,
                 prefixes=prefixes,
+                tools=tools,
+                enable_thinking=enable_thinking,
             )
         )
 

@@ -39,6 +39,11 @@ class LanguageModel:
         return self.decoder.config.context_tokens
 
     @property
+    def vocabulary_size(self) -> int:
+        """Token ids it has a row for."""
+        return self.decoder.config.vocabulary_size
+
+    @property
     def eos_ids(self) -> tuple[int, ...]:
         """Tokens that end an output: the model's own, and the one that ends a chat's answer."""
         return eos_ids_of(self.tokenizer, self.template)

@@ -213,14 +213,15 @@ class Tokenizer:
         """Whether the first token's leading space is not part of the text."""
         return self._drops_leading_space
 
-    def stream(self, *, after: Sequence[int] = ()) -> "StreamDecoder":
+    def stream(self, *, after: Sequence[int] = (), shown: Iterable[str] = ()) -> "StreamDecoder":
         """Return a decoder of ids that arrive one by one.
 
         Args:
             after: The prompt's ids, so that a space between prompt and output is kept and a
                 character that the prompt left unfinished is completed.
+            shown: Special tokens that are shown as their text.
         """
-        stream = StreamDecoder(self)
+        stream = StreamDecoder(self, shown=shown)
         for token_id in [*after[:8], *after[-8:]]:
             stream.push(token_id)
         return stream
@@ -276,10 +277,14 @@ class StreamDecoder:
     Args:
         tokenizer: Whose ids arrive.
         keep_special: Show special tokens as their text instead of leaving them out.
+        shown: Special tokens that are shown in any case.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, keep_special: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, keep_special: bool = False, shown: Iterable[str] = ()
+    ) -> None:
         self._tokenizer, self._keep_special = tokenizer, keep_special
+        self._shown = {tokenizer.special_tokens.get(text) for text in shown}
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._drops_space = tokenizer.drops_leading_space
 
@@ -287,7 +292,8 @@ class StreamDecoder:
         """Take one id and return the characters it completes, possibly none."""
         data = self._tokenizer.token_bytes(token_id)
         if self._tokenizer.is_special(token_id):
-            return self.finish() + (data.decode() if self._keep_special else "")
+            is_shown = self._keep_special or token_id in self._shown
+            return self.finish() + (data.decode() if is_shown else "")
         if self._drops_space and data:
             data, self._drops_space = data.removeprefix(b" "), False
         return self._decoder.decode(data)

@@ -4,12 +4,22 @@ Compiling a hostile one may take any time and memory, so `check` runs in parse p
 """
 
 import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits
 
 from purvey.contracts.parse import GrammarChecked
-from purvey.contracts.sampling import ChoiceGrammar, Grammar, JsonGrammar, RegexGrammar, param_of
+from purvey.contracts.sampling import (
+    CallGrammar,
+    CallLayout,
+    ChoiceGrammar,
+    Grammar,
+    JsonGrammar,
+    RegexGrammar,
+    param_of,
+)
 from purvey.errors import InvalidSchemaError
 
 if TYPE_CHECKING:
@@ -29,8 +39,15 @@ _JSON: "JsonCompileOptions" = {
 _REASON_CHARS = 200
 
 
-def source_of(grammar: Grammar) -> str:
+_NO_TOKENS: Mapping[str, int] = MappingProxyType({})
+
+
+def source_of(grammar: Grammar, *, special_tokens: Mapping[str, int] = _NO_TOKENS) -> str:
     """Return a grammar in the library's own form.
+
+    Args:
+        grammar: What the output must look like.
+        special_tokens: Ids by text of tokens that are no text; a mark of calls may be one.
 
     Raises:
         InvalidSchemaError: The text is no schema at all.
@@ -46,6 +63,38 @@ def source_of(grammar: Grammar) -> str:
         case ChoiceGrammar(choices=choices):
             quoted = (json.dumps(choice, ensure_ascii=False) for choice in choices)
             return LLMatcher.grammar_from_lark(f"start: {' | '.join(quoted)}")
+        case CallGrammar():
+            return LLMatcher.grammar_from_lark(_calls(grammar, special_tokens))
+
+
+def _calls(grammar: CallGrammar, special_tokens: Mapping[str, int]) -> str:
+    """Write calls as a Lark grammar; each function's schema keeps its own root for `$ref`."""
+
+    def mark(text: str) -> str:
+        return f"<[{special_tokens[text]}]>" if text in special_tokens else json.dumps(text)
+
+    layout = grammar.layout
+    head, between, tail = _frame(layout, mark)
+    names = [f"call_{number}" for number in range(len(grammar.functions))]
+    more = f" ({between} call){{0,{grammar.max_calls - 1}}}" if grammar.max_calls > 1 else ""
+    rules = ["%llguidance {}", f"start: {head} call{more} {tail}", f"call: {' | '.join(names)}"]
+    for rule, (name, schema) in zip(names, grammar.functions, strict=True):
+        begin = json.dumps(f'{{"name": "{name}", "{layout.key}": ')
+        guided = json.dumps({**json.loads(schema), "x-guidance": _JSON})
+        rules.append(f'{rule}: {begin} %json {guided} "}}"')
+    return "\n".join(rules)
+
+
+def _frame(layout: CallLayout, mark: Callable[[str], str]) -> tuple[str, str, str]:
+    """Return what stands before, between and behind calls."""
+    match layout.kind:
+        case "wrapped":
+            opening, closing = f'{mark(layout.trigger)} "\\n"', f'"\\n" {mark(layout.closing)}'
+            return opening, f'{closing} "\\n" {opening}', closing
+        case "list":
+            return f'{mark(layout.trigger)} "["', '", "', '"]"'
+        case "bare":
+            return "", '"; "', ""
 
 
 def check(grammar: Grammar) -> GrammarChecked:

@@ -46,13 +46,17 @@ def render(question: RenderChat) -> ChatRendered:
     """
     template = compiled(question.source)
     tokens = {"bos_token": question.bos_token, "eos_token": question.eos_token}
+    tools = [_as_tool(definition) for definition in question.tools] or None
+    thinking = question.enable_thinking
+    switches = {} if thinking is None else {"enable_thinking": thinking}
 
     def rendered(messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         pieces = template.generate(
             messages=[_as_dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=tools,
             documents=None,
+            **switches,
             **tokens,
         )
         return _joined(pieces)
@@ -130,8 +134,27 @@ def _raise(message: str) -> None:
 
 
 def _as_dict(message: ChatMessage) -> dict[str, Any]:  # the values that templates read
-    named = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **named}
+    """Return a turn as templates know it: arguments of calls are objects, not texts."""
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+        }
+        for call in message.tool_calls
+    ]
+    others = {
+        "name": message.name,
+        "tool_calls": calls or None,
+        "tool_call_id": message.tool_call_id,
+        "reasoning_content": message.reasoning,
+    }
+    given = {name: value for name, value in others.items() if value is not None}
+    return {"role": message.role, "content": message.content, **given}
+
+
+def _as_tool(definition: str) -> dict[str, Any]:  # the values that templates read
+    return {"type": "function", "function": json.loads(definition)}
 
 
 def _joined(stream: Iterator[str]) -> str:

@@ -26,10 +26,17 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokensDetails(TypedDict):
+    """What completion tokens were spent on."""
+
+    reasoning_tokens: int
+
+
 class GenerationUsage(TokenUsage):
     """Tokens of one generation."""
 
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 def token_usage(prompt_tokens: int, completion_tokens: int) -> TokenUsage:
@@ -42,12 +49,13 @@ def token_usage(prompt_tokens: int, completion_tokens: int) -> TokenUsage:
 
 
 def generation_usage(
-    prompt_tokens: int, completion_tokens: int, *, cached_tokens: int
+    prompt_tokens: int, completion_tokens: int, *, cached_tokens: int, reasoning_tokens: int = 0
 ) -> GenerationUsage:
     """Count tokens in OpenAI's shape; `cached_tokens` of the prompt needed no computing."""
     return {
         **token_usage(prompt_tokens, completion_tokens),
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 

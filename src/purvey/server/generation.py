@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from purvey.contracts.chat.tools import CallDelta
 from purvey.contracts.engine import (
     Delta,
     EngineClient,
@@ -71,9 +72,11 @@ class Running:
 
 @dataclass(kw_only=True)
 class Choice:
-    """One finished generation."""
+    """One finished generation; `calls` is all that was told of them."""
 
     text: str = ""
+    reasoning: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason = "stop"
 
@@ -87,6 +90,7 @@ class Output:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
 
 
 def choice_seed(seed: int, choice: int) -> int:
@@ -167,10 +171,13 @@ async def collect(call: Call, asked: Asked) -> Output:
     """
     choices = [Choice() for _ in range(len(asked.prompts) * asked.num_choices)]
     parts: list[list[str]] = [[] for _ in choices]
+    thoughts: list[list[str]] = [[] for _ in choices]
     async with running(call, asked) as run:
         async for number, event in run.events:
             if isinstance(event, Delta):
                 parts[number].append(event.text)
+                thoughts[number].append(event.reasoning)
+                choices[number].calls.extend(event.calls)
                 choices[number].tokens.extend(event.tokens)
             elif isinstance(event, Finished):
                 choices[number].reason = finish_reason(event)
@@ -180,9 +187,10 @@ async def collect(call: Call, asked: Asked) -> Output:
             prompt_tokens=run.tally.input_tokens,
             cached_tokens=run.tally.cached_tokens,
             completion_tokens=run.tally.output_tokens,
+            reasoning_tokens=run.tally.reasoning_tokens,
         )
-    for choice, texts in zip(choices, parts, strict=True):
-        choice.text = "".join(texts)
+    for choice, texts, thought in zip(choices, parts, thoughts, strict=True):
+        choice.text, choice.reasoning = "".join(texts), "".join(thought)
     return output
 
 
@@ -321,4 +329,5 @@ async def _followed(
                     metrics.TTFT_SECONDS.observe(monotonic() - started_at)
             else:  # the end token was told of by no delta
                 tally.output_tokens += event.completion_tokens - num_output.get(number, 0)
+                tally.reasoning_tokens += event.reasoning_tokens
             yield number, event

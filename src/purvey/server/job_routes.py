@@ -9,9 +9,10 @@ import msgspec
 from fastapi import Response
 from pydantic import Field
 
+from purvey.contracts.hugging_face import DECODERS
 from purvey.contracts.jobs import TERMINAL, JobApi
-from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
-from purvey.errors import NotFoundError, PurveyError
+from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord, ModelRecord
+from purvey.errors import MethodUnsupportedError, NotFoundError, PurveyError
 from purvey.server.answers import as_json
 from purvey.server.paging import PageQuery, listing, listing_example
 from purvey.server.policy import Call
@@ -178,3 +179,17 @@ def checkpoint_shown(record: CheckpointRecord, api: JobApi) -> dict[str, Any]:
         "metrics": {"step": record.step, **metrics},
         "step_number": record.step,
     }
+
+
+def require_gradients(base: ModelRecord, *, param: str) -> None:
+    """Make sure that a model can be trained further.
+
+    Raises:
+        MethodUnsupportedError: It is only served, through `transformers`.
+    """
+    if base.family == "transformers":
+        raise MethodUnsupportedError(
+            f"the model {base.name!r} is computed by transformers: it is served, and not trained.",
+            param=param,
+            hint=f"Models that are trained have a model_type of {', '.join(DECODERS)}.",
+        )

@@ -20,6 +20,7 @@ class Tally:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     images: int = 0
     rows: int = 0
     compute_s: float = 0.0

@@ -11,6 +11,7 @@ from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
 from purvey.registry.deployments.book import Deployments
 from purvey.registry.engines.pool import EnginePool
+from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
@@ -39,6 +40,7 @@ class Services:
         started_at: Monotonic seconds at which the server was built.
         is_ready: Whether new work is taken; false while the server starts or drains.
         outbound: Fetches what callers give the address of.
+        pulls: Fetches models from the hub.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
     """
 
@@ -53,6 +55,7 @@ class Services:
     deployments: Deployments
     engines: EnginePool
     outbound: Outbound
+    pulls: Pulls
     clock: Clock
     is_ready: Callable[[], bool]
     started_at: float = 0.0

@@ -16,6 +16,7 @@ def safetensors_bytes(header: Mapping[str, object], *, num_bytes: int = 16) -> b
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8}
+GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 8}
 CROSS_ENCODER = BERT | {
     "architectures": ["BertForSequenceClassification"],
     "id2label": {"0": "relevance"},

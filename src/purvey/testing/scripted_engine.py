@@ -42,6 +42,7 @@ from purvey.errors import (
 from purvey.testing import scripted_answers as answers
 from purvey.testing import scripted_vectors
 from purvey.testing.gate import Gate
+from purvey.testing.scripted_calls import Told, called
 from purvey.testing.scripted_grammar import obeying
 from purvey.testing.scripted_prefix import SeenPrompts
 
@@ -122,15 +123,25 @@ class ScriptedEngine:
             )
             if request.sampling.echo:
                 yield Delta(request_id=request.request_id, text=prompt, num_tokens=0)
+            told, num_said = Told(request), 0
             for character in reply[:room]:
                 await self._step()
-                yield self._delta(request, character)
+                yield told.read(self._delta(request, character))
+                num_said += 1
+                if told.is_done:
+                    break
+            rest = told.read(
+                Delta(request_id=request.request_id, text="", num_tokens=0), is_last=True
+            )
+            if rest.text or rest.reasoning or rest.calls:
+                yield rest
             yield Finished(
                 request_id=request.request_id,
-                reason="stop" if len(reply) < room or is_stopped else "length",
+                reason="stop" if len(reply) < room or is_stopped or told.is_done else "length",
                 prompt_tokens=len(prompt),
-                completion_tokens=min(len(reply), room),
+                completion_tokens=num_said,
                 cached_tokens=known,
+                reasoning_tokens=told.num_reasoning,
             )
 
     async def score(self, request: Score) -> Scored:
@@ -244,7 +255,7 @@ class ScriptedEngine:
 
     def _reply(self, request: Generate, prompt: str) -> tuple[str, bool]:
         given = self._replies.get(prompt, answers.echo(request.prompt))
-        reply = obeying(given, request.sampling)
+        reply = called(request, obeying(given, request.sampling))
         ends = [reply.find(stop) for stop in request.sampling.stop if stop in reply]
         return (reply[: min(ends)], True) if ends else (reply, False)
 
@@ -309,7 +320,9 @@ class ScriptedLauncher:
     def _claim(self, folder: Path) -> ModelLoaded:
         manifest = _manifest(folder)
         if manifest.task == "text-generation":
-            return text_generation(context_tokens=self._context_tokens)
+            claim = text_generation(context_tokens=self._context_tokens)
+            is_foreign = manifest.family == "transformers"
+            return msgspec.structs.replace(claim, path="transformers") if is_foreign else claim
         is_embedder, has_tokens = manifest.task == "embedding", not manifest.inputs
         return ModelLoaded(
             task=manifest.task,

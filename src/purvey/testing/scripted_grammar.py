@@ -4,7 +4,13 @@ import json
 import re
 from typing import Any
 
-from purvey.contracts.sampling import ChoiceGrammar, Grammar, RegexGrammar, Sampling
+from purvey.contracts.sampling import (
+    CallGrammar,
+    ChoiceGrammar,
+    Grammar,
+    RegexGrammar,
+    Sampling,
+)
 from purvey.errors import InvalidValueError, UnsupportedValueError
 
 _BAN = -100
@@ -41,23 +47,25 @@ def _fitting(reply: str, grammar: Grammar) -> str:
                 message = "a scripted engine matches by its script alone."
                 raise UnsupportedValueError(message, param="structured_outputs.regex")
             return reply
+        case CallGrammar():
+            raise UnsupportedValueError("a scripted engine calls by `tool_use`.", param="tools")
         case _:
             schema = json.loads(grammar.schema)
-            return json.dumps(_least(schema, schema))
+            return json.dumps(least(schema, schema))
 
 
-def _least(schema: Any, root: Any) -> Any:  # noqa: ANN401 (JSON)
+def least(schema: Any, root: Any) -> Any:  # noqa: ANN401 (JSON)
     """Return the least value that a plain schema allows; combinations are read by their first."""
     if isinstance(schema, bool):
         return None
     for name in ("anyOf", "oneOf", "allOf"):
         if name in schema:
-            return _least(schema[name][0], root)
+            return least(schema[name][0], root)
     if "$ref" in schema:
         found = root
         for step in schema["$ref"].split("/")[1:]:
             found = found[step]
-        return _least(found, root)
+        return least(found, root)
     if "const" in schema:
         return schema["const"]
     return schema["enum"][0] if "enum" in schema else _of_type(schema, root)
@@ -69,9 +77,9 @@ def _of_type(schema: dict[str, Any], root: Any) -> Any:  # noqa: ANN401 (JSON)
         case "object":
             properties = schema.get("properties", {})
             names = schema.get("required", [])
-            return {name: _least(properties.get(name, True), root) for name in names}
+            return {name: least(properties.get(name, True), root) for name in names}
         case "array":
-            return [_least(schema.get("items", True), root)] * schema.get("minItems", 0)
+            return [least(schema.get("items", True), root)] * schema.get("minItems", 0)
         case "string":
             return "a" * schema.get("minLength", 0)
         case "integer" | "number":

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from purvey.cli.commands.explaining import print_explanation
 from purvey.cli.commands.progress import metrics_text, show_progress
-from purvey.cli.details import metric_text, report_fields
+from purvey.cli.details import metric_text, model_fields, report_fields
 from purvey.cli.moments import span
 from purvey.cli.terminal import print_error, print_table
-from purvey.client.values import Event, Explanation
+from purvey.client.values import Event, Explanation, Model, ModelEngine
 from purvey.errors import InvalidValueError
 
 EXPLANATION = {
@@ -136,3 +136,10 @@ def test_an_error_is_one_line_with_its_hint(capsys: pytest.CaptureFixture[str]) 
     error = InvalidValueError("bad\nthing", param="x", hint="Fix it.")
     print_error(error, as_json=False)
     assert capsys.readouterr().err == "error: bad thing Fix it.\n"
+
+
+def test_a_model_that_transformers_computes_is_said_to_be_slower() -> None:
+    sizes = {"weights_bytes": 2**20, "kv_cache_bytes": 0, "workspace_bytes": 0}
+    engines = [ModelEngine(precision="float32", path="transformers", **sizes)]
+    fields = model_fields(Model(id="gpt2", created=0.0, engines=engines))
+    assert fields["in memory"] == "float32, through transformers (slower): weights 1.0 MiB"

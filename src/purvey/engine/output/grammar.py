@@ -47,9 +47,8 @@ class Grammars:
             InvalidSchemaError: It has no meaning, allows nothing, or takes too much to compile.
         """
         PARSER.check_grammar(grammar)
-        matcher = LLMatcher(
-            self._vocabulary(), source_of(grammar), log_level=0, limits=GRAMMAR_LIMITS
-        )
+        source = source_of(grammar, special_tokens=self._tokenizer.special_tokens)
+        matcher = LLMatcher(self._vocabulary(), source, log_level=0, limits=GRAMMAR_LIMITS)
         can_begin = any(matcher.compute_logit_bias()) or matcher.is_accepting()
         wrong = matcher.get_error()
         if wrong.startswith("NoExtension") or not (wrong or can_begin):

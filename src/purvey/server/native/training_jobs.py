@@ -27,6 +27,7 @@ from purvey.server.job_routes import (
     checkpoints_example,
     events_example,
     find,
+    require_gradients,
     send_events,
     steer,
     streamed_example,
@@ -123,7 +124,8 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
         raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
     if recipe.model.base is not None:
         with at_param("recipe.model.base"):
-            await call.services.models.get(call.project_id, recipe.model.base)
+            base = await call.services.models.get(call.project_id, recipe.model.base)
+        require_gradients(base, param="recipe.model.base")
     elif recipe.model.architecture is None:
         raise InvalidValueError(
             "name what is trained.",

@@ -1,7 +1,7 @@
 """`/v1/chat/completions`: a conversation in, the next turn out, whole or streamed."""
 
 from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from fastapi import Response
 from typing_extensions import TypedDict
@@ -21,6 +21,7 @@ from purvey.server.generation import (
     running,
 )
 from purvey.server.native.profiles import with_profile
+from purvey.server.openai.calling.answers import AnsweredCall, collected, streamed
 from purvey.server.openai.chat_request import ChatRequest, asked
 from purvey.server.openai.logprobs import ChatLogprobs, chat_logprobs
 from purvey.server.policy import Call, Caller
@@ -28,14 +29,17 @@ from purvey.server.presence import while_present
 from purvey.server.routing import Routes
 
 routes = Routes(tag="Chat")
+ChatFinishReason = FinishReason | Literal["tool_calls"]
 
 
 class ChatAnswer(TypedDict):
-    """The model's turn."""
+    """The model's turn; content is null beside calls alone, and both extras are there if any."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[AnsweredCall]]
 
 
 class ChatChoice(TypedDict):
@@ -44,7 +48,7 @@ class ChatChoice(TypedDict):
     index: int
     message: ChatAnswer
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(TypedDict):
@@ -81,6 +85,7 @@ EXAMPLE = {
         "completion_tokens": 8,
         "total_tokens": 27,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     },
     "system_fingerprint": "fp_3b1f5c6d7e8f",
 }
@@ -121,6 +126,7 @@ async def create(call: Caller, body: ChatRequest) -> Response:
                 output.prompt_tokens,
                 output.completion_tokens,
                 cached_tokens=output.cached_tokens,
+                reasoning_tokens=output.reasoning_tokens,
             ),
             "system_fingerprint": output.fingerprint,
         }
@@ -128,12 +134,23 @@ async def create(call: Caller, body: ChatRequest) -> Response:
 
 
 def _whole(body: ChatRequest, number: int, choice: Choice) -> ChatChoice:
+    calls = collected(choice.calls)
+    content = None if calls and not choice.text else choice.text
+    message: ChatAnswer = {"role": "assistant", "content": content, "refusal": None}
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if calls:
+        message["tool_calls"] = calls
     return {
         "index": number,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": message,
         "logprobs": chat_logprobs(choice.tokens) if body.logprobs else None,
-        "finish_reason": choice.reason,
+        "finish_reason": _reason(choice.reason, has_called=bool(calls)),
     }
+
+
+def _reason(reason: FinishReason, *, has_called: bool) -> ChatFinishReason:
+    return "tool_calls" if has_called and reason == "stop" else reason
 
 
 async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerator[sse.Chunk]:
@@ -144,17 +161,22 @@ async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerato
         "created": int(call.services.clock.now()),
         "model": body.model,
     }
+    callers: set[int] = set()  # choices that have called
     async with running(call, wanted) as run:
         head["system_fingerprint"] = fingerprint(run.record)
         if wants_usage:
             head["usage"] = None
         async for number, event in run.events:
             if isinstance(event, Delta):
-                if event.text or event.tokens:
-                    logprobs = chat_logprobs(event.tokens) if body.logprobs else None
-                    yield head | _part(number, {"content": event.text}, logprobs)
+                if event.calls:
+                    callers.add(number)
+                logprobs = chat_logprobs(event.tokens) if body.logprobs else None
+                for delta in _news(event):
+                    yield head | _part(number, delta, logprobs)
+                    logprobs = None
             elif isinstance(event, Finished):
-                yield head | _part(number, {}, None, finish_reason(event))
+                reason = _reason(finish_reason(event), has_called=number in callers)
+                yield head | _part(number, {}, None, reason)
             else:
                 begin = {"role": "assistant", "content": "", "refusal": None}
                 yield head | _part(number, begin, None)
@@ -162,16 +184,28 @@ async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerato
             run.tally.input_tokens,
             run.tally.output_tokens,
             cached_tokens=run.tally.cached_tokens,
+            reasoning_tokens=run.tally.reasoning_tokens,
         )
     if wants_usage:
         yield head | {"choices": [], "usage": usage}
+
+
+def _news(event: Delta) -> list[dict[str, Any]]:
+    """Split an engine's delta into OpenAI's, of one thing each: clients put them together so."""
+    news: list[dict[str, Any]] = []
+    if event.reasoning:
+        news.append({"reasoning_content": event.reasoning})
+    if event.text:
+        news.append({"content": event.text})
+    news += [{"tool_calls": [streamed(one)]} for one in event.calls]
+    return news or ([{"content": ""}] if event.tokens else [])
 
 
 def _part(
     number: int,
     delta: dict[str, Any],  # JSON values
     logprobs: ChatLogprobs | None,
-    reason: FinishReason | None = None,
+    reason: ChatFinishReason | None = None,
 ) -> dict[str, Any]:
     choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
     return {"choices": [choice]}

@@ -6,10 +6,12 @@ from pydantic import ConfigDict, Field
 
 from purvey.contracts.engine import ChatPrompt
 from purvey.contracts.limits import LIMITS
-from purvey.errors import InvalidValueError
+from purvey.errors import InvalidValueError, UnsupportedValueError
 from purvey.server.generation import Asked
+from purvey.server.openai.calling.tools import ToolChoice, Tools, tools_of
 from purvey.server.openai.conversation import Message, turns
 from purvey.server.openai.sampling_fields import (
+    EXTRA,
     IGNORED,
     NOT_YET,
     MaxTokens,
@@ -18,7 +20,15 @@ from purvey.server.openai.sampling_fields import (
     sampling_of,
 )
 from purvey.server.openai.structured.response_format import ResponseFormat, grammar_of
-from purvey.server.validation import Metadata
+from purvey.server.validation import Body, Metadata
+
+
+class TemplateSwitches(Body):
+    """What some chat templates can be told."""
+
+    enable_thinking: bool | None = Field(
+        None, description="Whether the model is asked to reason before it answers."
+    )
 
 
 class ChatRequest(SamplingFields):
@@ -35,8 +45,6 @@ class ChatRequest(SamplingFields):
         }
     )
     accepts_only: ClassVar[dict[str, tuple[object, ...]]] = {
-        "tools": (None, []),
-        "tool_choice": (None, "none", "auto"),
         "functions": (None, []),
         "function_call": (None, "none", "auto"),
         "modalities": (None, ["text"]),
@@ -60,8 +68,18 @@ class ChatRequest(SamplingFields):
     max_tokens: MaxTokens | None = Field(None, description="Older name of the same.")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=LIMITS.top_logprobs)] | None = None
-    tools: object = Field(None, description=NOT_YET)
-    tool_choice: object = Field(None, description=NOT_YET)
+    tools: Tools | None = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="Whether it calls: `auto` leaves that to it; `required`, or a function's "
+        "name, is enforced token by token; under `none` it is told of no function.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether an answer may make several calls; true unless given."
+    )
+    chat_template_kwargs: TemplateSwitches | None = Field(
+        None, description=f"{EXTRA} What is handed to the model's chat template."
+    )
     functions: object = Field(None, description=NOT_YET)
     function_call: object = Field(None, description=NOT_YET)
     response_format: ResponseFormat | None = None
@@ -74,7 +92,6 @@ class ChatRequest(SamplingFields):
     service_tier: object = Field(None, description=NOT_YET)
     verbosity: object = Field(None, description=NOT_YET)
     web_search_options: object = Field(None, description=NOT_YET)
-    parallel_tool_calls: bool | None = Field(None, description=IGNORED)
     user: str | None = Field(None, description=IGNORED)
     metadata: Metadata | None = Field(None, description=IGNORED)
     safety_identifier: str | None = Field(None, description=IGNORED)
@@ -97,16 +114,33 @@ def asked(body: ChatRequest) -> Asked:
         raise InvalidValueError("top_logprobs needs logprobs: true.", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise InvalidValueError("stream_options needs stream: true.", param="stream_options")
+    tools, use = tools_of(
+        body.tools, body.tool_choice, is_parallel=body.parallel_tool_calls is not False
+    )
+    switches = body.chat_template_kwargs
+    grammar = grammar_of(body.response_format, body.structured_outputs)
+    if grammar is not None and use is not None:
+        raise UnsupportedValueError(
+            "an answer that may be calls cannot be held to a format yet.",
+            param="structured_outputs" if body.structured_outputs else "response_format",
+            hint='Leave it out, or set tool_choice to "none".',
+        )
     sampling = sampling_of(
         body,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         num_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=grammar_of(body.response_format, body.structured_outputs),
+        grammar=grammar,
+        tool_use=use,
+    )
+    prompt = ChatPrompt(
+        messages=turns(body.messages),
+        tools=tools,
+        enable_thinking=None if switches is None else switches.enable_thinking,
     )
     return Asked(
         kind="chat",
         model=body.model,
-        prompts=(ChatPrompt(messages=turns(body.messages)),),
+        prompts=(prompt,),
         sampling=sampling,
         needs_template=True,
         num_choices=body.n or 1,

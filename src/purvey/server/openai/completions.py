@@ -109,6 +109,7 @@ EXAMPLE = {
         "completion_tokens": 6,
         "total_tokens": 11,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     },
     "system_fingerprint": "fp_3b1f5c6d7e8f",
 }

@@ -28,6 +28,7 @@ from purvey.server.job_routes import (
     checkpoints_example,
     events_example,
     find,
+    require_gradients,
     send_events,
     steer,
     streamed_example,
@@ -367,6 +368,7 @@ def _check_base(base: ModelRecord) -> None:
             f"the model {base.name!r} is for {base.task}; only language models are fine-tuned.",
             param="model",
         )
+    require_gradients(base, param="model")
 
 
 async def _check_file(call: Call, file_id: str, param: str) -> None:

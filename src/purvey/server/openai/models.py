@@ -9,8 +9,11 @@ from typing_extensions import TypedDict
 
 from purvey.contracts.engine import ModelLoaded
 from purvey.contracts.records import ModelRecord
+from purvey.errors import InvalidValueError
+from purvey.registry.hub.snapshot import is_hub_id
 from purvey.server.paging import Listing, PageQuery, listing, listing_example
 from purvey.server.policy import Call, Caller
+from purvey.server.presence import while_present
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
 
@@ -22,10 +25,11 @@ class EngineMemory(TypedDict):
     """A model in memory: what it is computed in, and the bytes it takes.
 
     `workspace_bytes` is what its largest step may take beside the rest; 0 where a model has none
-    that is counted.
+    that is counted. `path` is `transformers` for what only that library computes, more slowly.
     """
 
     precision: str
+    path: Literal["native", "transformers"]
     weights_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
@@ -72,7 +76,7 @@ class ModelsQuery(PageQuery):
 
 
 class ModelRequest(Body):
-    """A folder to register."""
+    """A folder, or a model of the hub, to register."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"id": "stories", "source": "/srv/models/stories"}}
@@ -80,7 +84,11 @@ class ModelRequest(Body):
 
     id: ModelName = Field(description="The name it answers by.")
     source: Annotated[str, Field(min_length=1, max_length=4_096)] = Field(
-        description="A Hugging Face folder on the server, under one of its model roots."
+        description="A Hugging Face folder on the server, under one of its model roots; or a "
+        "hub id, `owner/name`, which is fetched into the first of them."
+    )
+    revision: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Branch, tag or commit of a hub id; `main` unless given."
     )
 
 
@@ -100,6 +108,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     "engines": [
         {
             "precision": "int8",
+            "path": "native",
             "weights_bytes": 1_508_900_864,
             "kv_cache_bytes": 268_435_456,
             "workspace_bytes": 205_520_896,
@@ -123,18 +132,34 @@ async def index(call: Caller, query: Annotated[ModelsQuery, Query()]) -> Listing
     "POST", "/v1/models", scope="admin", returns=ModelObject, example=EXAMPLE, is_creating=True
 )
 async def create(call: Caller, body: ModelRequest) -> ModelObject:
-    """Register a Hugging Face folder of the operator under a name.
+    """Register a Hugging Face folder of the operator, or a model of the hub, under a name.
 
     Only safetensors weights with a plain `config.json` are accepted; the folder is checked
-    before the answer and served in place.
+    before the answer and served in place. A model of the hub is fetched first: its revision is
+    resolved to a commit, each file is checked against the hub's digest, and nothing but weights,
+    configuration and tokenizer is taken. The answer comes when all is there; `GET /v1/pulls` says
+    how far it is. A request that is given up leaves what it has fetched to the next one.
     """
+    folder = await while_present(call.request, _folder(call, body))
     record = await call.services.models.register_folder(
         call.project_id,
         body.id,
-        Path(body.source),
+        folder,
         beside=lambda conn, made: call.once.keep(conn, shown(made), subject=made.name),
     )
     return _in_memory(call, record)
+
+
+async def _folder(call: Call, body: ModelRequest) -> Path:
+    folder = Path(body.source)
+    is_hub = is_hub_id(body.source)
+    if is_hub and (body.revision is not None or not await call.services.models.has_folder(folder)):
+        return await call.services.pulls.folder(body.source, body.revision or "main")
+    if body.revision is not None:
+        raise InvalidValueError(
+            "a folder has no revision; a hub id is 'owner/name'.", param="revision"
+        )
+    return folder
 
 
 @routes.add(
@@ -191,6 +216,7 @@ def _memory(loaded: ModelLoaded) -> EngineMemory:
     weights_bytes = loaded.weights_bytes or loaded.resident_bytes
     return {
         "precision": loaded.precision,
+        "path": loaded.path,
         "weights_bytes": weights_bytes,
         "kv_cache_bytes": loaded.resident_bytes - weights_bytes,
         "workspace_bytes": loaded.workspace_bytes,

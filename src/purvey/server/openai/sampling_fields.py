@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from purvey.contracts.chat.tools import ToolUse
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.sampling import Grammar, Sampling
 from purvey.server.openai.structured.response_format import StructuredOutputs
@@ -92,6 +93,7 @@ def sampling_of(
     num_logprobs: int | None,
     grammar: Grammar | None,
     echo: bool = False,
+    tool_use: ToolUse | None = None,
 ) -> Sampling:
     """Resolve what a request leaves unsaid; an unsaid seed is drawn."""
     seed, stop, bias = fields.seed, fields.stop, fields.logit_bias or {}
@@ -110,4 +112,5 @@ def sampling_of(
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         num_logprobs=num_logprobs,
         echo=echo,
+        tool_use=tool_use,
     )

@@ -1,0 +1,64 @@
+"""`/v1/pulls`: how far the models are that come from the hub."""
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from purvey.registry.hub.pulls import Pull
+from purvey.server.policy import Caller
+from purvey.server.routing import Routes
+
+routes = Routes(tag="Models")
+
+
+class PullObject(TypedDict):
+    """A model on its way; `commit` and `bytes` are known once the hub has told."""
+
+    object: Literal["pull"]
+    source: str
+    revision: str
+    commit: str | None
+    bytes: int
+    fetched_bytes: int
+
+
+class PullList(TypedDict):
+    """The pulls under way."""
+
+    object: Literal["list"]
+    data: list[PullObject]
+
+
+EXAMPLE: dict[str, Any] = {  # JSON values
+    "object": "list",
+    "data": [
+        {
+            "object": "pull",
+            "source": "acme/stories",
+            "revision": "main",
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "bytes": 1_508_900_864,
+            "fetched_bytes": 268_435_456,
+        }
+    ],
+}
+
+
+@routes.add("GET", "/v1/pulls", scope="admin", returns=PullList, example=EXAMPLE)
+async def pulls(call: Caller) -> PullList:
+    """List the models that are being fetched from the hub, and how far each is.
+
+    A pull begins and ends with the `POST /v1/models` that waits for it.
+    """
+    return {"object": "list", "data": [_shown(pull) for pull in call.services.pulls.running()]}
+
+
+def _shown(pull: Pull) -> PullObject:
+    return {
+        "object": "pull",
+        "source": pull.source,
+        "revision": pull.revision,
+        "commit": pull.commit,
+        "bytes": pull.num_bytes,
+        "fetched_bytes": pull.num_fetched,
+    }
