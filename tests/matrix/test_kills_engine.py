@@ -16,8 +16,8 @@ from tests.matrix.served import Served
 from tests.matrix.waiting import wait_until
 
 NUM_RUNNING, NUM_QUEUED = 32, 32
-# The cache of the base holds 4096 positions; each of the long requests may need 128.
-CACHE = {"KV_CACHE_BYTES": str(2**20)}
+# As many sequences run at once as a step has rows beside a tile of a prompt.
+CROWDED = {"KV_CACHE_BYTES": str(2**20), "MAX_BATCH_TOKENS": "64"}
 LONG = {"max_tokens": 120, "temperature": 0}
 SLOW = "engine.step=delay:0.02#1+"
 
@@ -41,7 +41,7 @@ def test_an_engine_killed_under_load_cuts_off_who_had_begun_and_nobody_else(
     }  # fmt: skip
     bodies = [{"model": BASE, "prompt": prompt(n), **LONG} for n in range(NUM_RUNNING)]
     with ExitStack() as stack:
-        served = stack.enter_context(up(tmp_path, failpoints=SLOW, **CACHE))
+        served = stack.enter_context(up(tmp_path, failpoints=SLOW, **CROWDED))
         http = stack.enter_context(served.witness.client(timeout=200))
         threads = stack.enter_context(ThreadPoolExecutor(NUM_RUNNING + NUM_QUEUED + 1))
         alone = Heard()

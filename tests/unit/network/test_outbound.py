@@ -16,7 +16,7 @@ from purvey.errors import (
     UrlNotAllowedError,
 )
 from purvey.network import resolving
-from purvey.network.outbound import Outbound
+from purvey.network.outbound import BrokenOffError, Outbound
 from purvey.testing.certificate import make_certificate
 from purvey.testing.https_double import Answer, HttpsDouble, Listener, answer_of
 from tests.unit.network.conftest import HOST, Names
@@ -285,7 +285,7 @@ async def test_an_answer_that_is_none_is_a_failure_of_the_outside(
     outbound: Outbound, serve: Serve, raw: bytes
 ) -> None:
     serve(always(raw))
-    await refused(outbound, UpstreamNotAllowedError)
+    await refused(outbound, BrokenOffError)
 
 
 async def test_an_answer_that_drips_ends_at_the_deadline(outbound: Outbound, serve: Serve) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,18 +49,18 @@ def pull(
 
 def _pulled(client: "Purvey", name: str, source: str, revision: str, *, is_quiet: bool) -> "Model":
     """Wait for the model, showing how far it is; Ctrl-C leaves it to the next pull."""
-    asked: Future[Model] = Future()
-
-    def ask() -> None:
-        try:
-            asked.set_result(_asked(client, name, source, revision))
-        except BaseException as error:  # noqa: BLE001 (the thread's edge: the command raises it)
-            asked.set_exception(error)
-
-    threading.Thread(target=ask, name="pull", daemon=True).start()  # Ctrl-C does not wait for it
+    is_answered = threading.Event()
+    shown = threading.Thread(
+        target=_show, args=(client, is_answered, source, revision), name="progress", daemon=True
+    )
     if not is_quiet:
-        _show(client, asked, source, revision)
-    return asked.result()
+        shown.start()
+    try:
+        return _asked(client, name, source, revision)
+    finally:
+        is_answered.set()
+        if not is_quiet:
+            shown.join(LOOK_S)  # the bar's last line comes before what is printed next
 
 
 def _asked(client: "Purvey", name: str, source: str, revision: str) -> "Model":
@@ -73,7 +72,7 @@ def _asked(client: "Purvey", name: str, source: str, revision: str) -> "Model":
             continue
 
 
-def _show(client: "Purvey", asked: "Future[Model]", source: str, revision: str) -> None:
+def _show(client: "Purvey", is_answered: threading.Event, source: str, revision: str) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -83,16 +82,14 @@ def _show(client: "Purvey", asked: "Future[Model]", source: str, revision: str) 
     out = notices()
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(source, total=None)
-        for found in _looks(client, asked, source, revision):
+        for found in _looks(client, is_answered, source, revision):
             bar.update(task, total=found.bytes or None, completed=found.fetched_bytes)
 
 
 def _looks(
-    client: "Purvey", asked: "Future[Model]", source: str, revision: str
+    client: "Purvey", is_answered: threading.Event, source: str, revision: str
 ) -> "Iterator[Pull]":
     """Yield how far it is, again and again, until the answer is there."""
-    is_answered = threading.Event()
-    asked.add_done_callback(lambda _: is_answered.set())
     while not is_answered.wait(LOOK_S):
         try:
             pulls = client.models.pulls()
