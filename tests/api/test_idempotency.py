@@ -29,7 +29,7 @@ Json = dict[str, Any]
 HEADER, REPLAYED = "Idempotency-Key", "idempotent-replayed"
 CREATING = {
     "/v1/files", "/v1/fine_tuning/jobs", "/v1/training/jobs", "/v1/datasets", "/v1/explanations",
-    "/v1/keys", "/v1/models",
+    "/v1/keys", "/v1/models", "/v1/deployments",
 }  # fmt: skip
 ROWS = b"text,label\nhi,ham\n"
 PATIENCE_S = 20.0
@@ -76,6 +76,7 @@ def bodies(
         "/v1/datasets": {"file_ids": [table], "name": "rows"},
         "/v1/explanations": {"model": spam, "input": {"text": "win the spam prize"}},
         "/v1/models": {"id": "again", "source": source},
+        "/v1/deployments": {"id": "front", "model": echo, "profiles": {}},
     }
 
 
@@ -123,7 +124,11 @@ def test_what_is_sent_twice_is_created_once(
     assert (again.status_code, again.headers[REPLAYED]) == (200, "true")
     assert (again.content, again.headers["content-type"]) == (first.content, "application/json")
     assert _ids(http, path) == known
-    assert http.post(path, json=bodies[path]).json().keys() == first.json().keys()
+    plain = http.post(path, json=bodies[path])  # without a key it is another request
+    if path == "/v1/deployments":  # whose name is taken
+        assert plain.status_code == 409, plain.text
+    else:
+        assert plain.json().keys() == first.json().keys()
 
 
 def test_the_sdk_uploads_once(sdk: OpenAI) -> None:

@@ -72,14 +72,15 @@ def test_no_field_takes_what_is_nested_too_deep(held: "Held", place: str) -> Non
 
 @pytest.mark.row("INP-05")
 def test_json_within_a_text_is_a_text(held: "Held") -> None:
-    """A tool call's arguments are a string: whatever is in it, nobody parses it."""
+    """A text is never parsed; a call's arguments are, and named where they are no object."""
     nested = _nested(DEPTHS[-1], *OPENINGS["lists"]).decode()
     assert held.ask(nested[:200]).json()["choices"][0]["message"]["content"] == nested[:200]
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": nested}}
     messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
     body = {"model": held.model, "messages": messages}
     answer = held.http.post("/v1/chat/completions", json=body)
-    assert answer.json()["error"]["param"] == "messages.0.tool_calls"
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages.0.tool_calls.0.function.arguments"
 
 
 @pytest.mark.row("INP-05")

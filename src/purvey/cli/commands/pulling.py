@@ -8,7 +8,6 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from purvey.cli.connection import connect
-from purvey.cli.details import model_fields
 from purvey.cli.terminal import AsJson, notices, print_fields, print_json
 from purvey.errors import DeadlineExceededError, InvalidValueError, PurveyError
 
@@ -32,6 +31,8 @@ def pull(
     A revision (branch, tag or commit) is resolved to a commit; `main` unless given. Pulled again
     after an interruption, it goes on where it was.
     """
+    from purvey.cli.details import model_fields
+
     hub_id, at, revision = source.partition("@")
     if not hub_id or (at and not revision):
         raise InvalidValueError(
