@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -202,14 +202,7 @@ def _patterns_at_once() -> dict[str, Any]:
     return {"allOf": [{"type": "string", "pattern": f".*a.{{{k}}}b.*"} for k in range(5, 25)]}
 
 
-def _many_optional() -> dict[str, Any]:
-    return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(5_000)}}
-
-
-@pytest.mark.parametrize("bomb", [_patterns_at_once, _many_optional])
-def test_a_bomb_is_refused_in_time_and_the_engine_goes_on(
-    bench: "Bench", bomb: Callable[[], dict[str, Any]]
-) -> None:
+def test_a_bomb_is_refused_in_time_and_the_engine_goes_on(bench: "Bench") -> None:
     with pytest.raises(InvalidSchemaError, match="cannot be"):
-        bench.ask("a", sampling=_sampling(JsonGrammar(schema=json.dumps(bomb()))))
+        bench.ask("a", sampling=_sampling(JsonGrammar(schema=json.dumps(_patterns_at_once()))))
     assert _said(bench, _sampling(ChoiceGrammar(choices=("yes",))))[0] == "yes"
