@@ -13,6 +13,7 @@ from purvey.errors import CapacityError, SettingError
 from purvey.registry.engines.memory import PROCESS_BYTES, Needs, size
 from purvey.store.database import Database
 from purvey.telemetry import metrics
+from purvey.telemetry.metrics import REGISTRY
 from purvey.testing.clock import FakeClock
 from purvey.testing.model_folder import safetensors_bytes
 from tests.unit.registry.engine_bench import PROJECT, Bench, make_bench, until
@@ -176,7 +177,7 @@ async def test_the_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch)
     bench = await make(memory_bytes=PROCESS_BYTES * 3 // 2)
     async with bench.pool.use(PROJECT, "a"):
         asking = asyncio.create_task(bench.ask("b"))
-        await until(lambda: bench.states().get("b") == "waiting")
+        await until(lambda: REGISTRY.get_sample_value("purvey_models_waiting") == 1)
         with pytest.raises(CapacityError, match="1 models wait"):
             await bench.ask("c")
     assert await asking == "hi"
