@@ -114,7 +114,7 @@ def http(api: "RunningServer") -> Iterator[httpx2.Client]:
 
 def _client(api: "RunningServer", key: str | None) -> httpx2.Client:
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx2.Client(base_url=api.base_url, headers=headers, verify=False)
+    return httpx2.Client(base_url=api.base_url, headers=headers, verify=False, timeout=60)
 
 
 @pytest.fixture(scope="module")

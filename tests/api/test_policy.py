@@ -88,7 +88,7 @@ def test_with_every_other_scope_every_guarded_route_says_403(
         for scope in SCOPES
         if scope in needed
     }
-    with httpx2.Client(base_url=api.base_url, verify=False) as client:
+    with httpx2.Client(base_url=api.base_url, verify=False, timeout=60) as client:
         for route in GUARDED:
             assert route.policy.scope is not None
             headers = {"authorization": f"Bearer {keys[route.policy.scope]}"}
@@ -101,7 +101,7 @@ def test_with_its_scope_no_guarded_route_says_401_or_403(
     api: "RunningServer", key_with: Callable[..., str]
 ) -> None:
     keys = {scope: key_with(scope) for scope in SCOPES}
-    with httpx2.Client(base_url=api.base_url, verify=False) as client:
+    with httpx2.Client(base_url=api.base_url, verify=False, timeout=60) as client:
         for route in GUARDED:
             assert route.policy.scope is not None
             headers = {"authorization": f"Bearer {keys[route.policy.scope]}"}
@@ -133,7 +133,7 @@ def test_every_wrong_key_gets_the_same_answer(
 def test_two_authorization_headers_are_no_key(http: httpx2.Client, refused: "Refusal") -> None:
     given = http.headers["authorization"]
     twice = [("authorization", given), ("authorization", given)]
-    with httpx2.Client(base_url=http.base_url, verify=False) as client:
+    with httpx2.Client(base_url=http.base_url, verify=False, timeout=60) as client:
         refused(client.get("/v1/models", headers=twice), 401, "invalid_api_key")
 
 
@@ -142,7 +142,7 @@ def test_a_revoked_key_opens_nothing_at_once(
 ) -> None:
     made = http.post("/v1/keys", json={"name": "short-lived"}).json()
     headers = {"authorization": f"Bearer {made['key']}"}
-    with httpx2.Client(base_url=api.base_url, headers=headers, verify=False) as client:
+    with httpx2.Client(base_url=api.base_url, headers=headers, verify=False, timeout=60) as client:
         assert client.get("/v1/models").status_code == 200
         assert http.delete(f"/v1/keys/{made['id']}").status_code == 200
         refused(client.get("/v1/models"), 401, "invalid_api_key")

@@ -27,6 +27,7 @@ from purvey.contracts.jobs import CheckpointSaved, Heartbeat, JobStopped
 from purvey.contracts.model import ImageSpec
 from purvey.store.tables import JOBS, LEDGER, METADATA
 from purvey.testing import scripted_jobs
+from purvey.testing.model_folder import BERT
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import Conversation, ScriptedJobLauncher
 
@@ -39,9 +40,9 @@ Answer = tuple[int, str, list[tuple[str, str]]]
 Snapshot = tuple[dict[str, list[Json]], dict[str, bytes]]
 
 # Each cell is one call about one object of A by one of B's keys.
-CUBE_CELLS = 2_142
-REFERENCE_CELLS = 212
-PAGE_CELLS = 468
+CUBE_CELLS = 2_170
+REFERENCE_CELLS = 274
+PAGE_CELLS = 481
 
 CHANGED = "not as many cells as before: correct the number, if that is on purpose"
 CANARY = "canary"
@@ -170,12 +171,14 @@ def _leave_unfinished(owner: Owner) -> None:
 
 @pytest.fixture(scope="module")
 def sources(register: Callable[..., str], api: "RunningServer") -> dict[str, str]:
-    """Folders by the names under which A has registered them: a generator, two classifiers."""
+    """Folders by the names under which A has registered them: a generator, two classifiers,
+    a model for embedding."""
     tail, image = secrets.token_hex(8), ImageSpec(height=8, width=8)
     register(f"{CANARY}-echo-{tail}")
     register(f"{CANARY}-spam-{tail}", labels=("ham", "spam"))
     register(f"{CANARY}-digits-{tail}", labels=("0", "1"), inputs={"input": image})
-    names = (f"{CANARY}-{kind}-{tail}" for kind in ("echo", "spam", "digits"))
+    register(f"{CANARY}-vectors-{tail}", config=BERT)
+    names = (f"{CANARY}-{kind}-{tail}" for kind in ("echo", "spam", "digits", "vectors"))
     return {name: str(api.data_dir.parent / "models" / name) for name in names}
 
 
@@ -187,7 +190,7 @@ def b(
     secret = stranger.post("/v1/keys", json={"name": "ordinary"}).json()["key"]
     headers = {"authorization": f"Bearer {secret}"}
     assert api.jobs is not None
-    with httpx2.Client(base_url=api.base_url, headers=headers, verify=False) as client:
+    with httpx2.Client(base_url=api.base_url, headers=headers, verify=False, timeout=60) as client:
         owner = Owner(client=client, jobs=api.jobs, mark="own")
         for name, source in sources.items():
             body = {"id": name.replace(CANARY, owner.mark), "source": source}
@@ -457,6 +460,10 @@ REFERENCES = [
               DIGITS | {"input": {"input": IMAGE}}),
     Reference("/v1/classify", "file_id", "inputs.1", "<png>",
               DIGITS | {"inputs": [PNG_URL, "<it>"]}),
+    Reference("/v1/embeddings", "model", "model", "<vectors>", IT | TEXT),
+    Reference("/v1/rerank", "model", "model", "<vectors>",
+              IT | {"query": "a", "documents": ["b"]}),
+    Reference("/v1/score", "model", "model", "<vectors>", IT | {"text_1": "a", "text_2": "b"}),
     Reference("/v1/decisions", "model", "model", "<echo>", IT | TEXT | ASKED),
     Reference("/v1/decisions", "file_id", "input.0.content.0.image_url", "<png>",
               DIGITS | ASKED | {"input": [{"role": "user", "content": [PICTURED]}]}),
@@ -474,6 +481,8 @@ REFERENCES = [
               {"recipe": TRAIN | {"model": {"base": "<it>"}}}),
 ]
 # fmt: on
+MODEL_MARKS = ("<echo>", "<spam>", "<digits>", "<vectors>")
+"""Stand for an owner's models, in the order of `sources`."""
 NAMING_NOTHING = {"/v1/keys", "/v1/models", "/v1/recipes/validate"}
 """Bodies without a reference to an object: the first two are for administrators, and a recipe
 is only resolved."""
@@ -486,7 +495,9 @@ def _filled(body: Json, owner: Owner, it: str) -> Json:
     names = {
         "<it>": it,
         "<dataset>": owner.ids["dataset_id"][0],
-        **dict(zip(("<echo>", "<spam>", "<digits>"), owner.ids["model"], strict=False)),
+        **dict(
+            zip(("<echo>", "<spam>", "<digits>", "<vectors>"), owner.ids["model"], strict=False)
+        ),
         **dict(zip(("<chats>", "<rows>", "<png>"), owner.ids["file_id"], strict=False)),
     }
     text = json.dumps(body)
@@ -579,7 +590,7 @@ def test_no_list_shows_what_another_project_owns(
         url = path + ("?limit=100" if _takes(operations, "limit") else "")
         for who, client in {"a": a.client, **callers}.items():
             answer = client.get(url)
-            is_refused = who == "ordinary" and path == "/v1/keys"
+            is_refused = who == "ordinary" and path in {"/v1/keys", "/v1/pulls"}
             assert answer.status_code == (403 if is_refused else 200), (who, path)
             shown = [one for one in secret if one in answer.text]
             assert who == "a" or not shown, (who, path)
@@ -631,7 +642,7 @@ def test_a_name_is_each_projects_own(
     a: Owner, b: Owner, stranger: httpx2.Client, sources: dict[str, str]
 ) -> None:
     """Models belong to the project of the key that registered them, the operator's folders too."""
-    echo, spam, _ = sources
+    echo, spam, *_ = sources
     url = f"{MODELS}/{echo}"
     made = stranger.post(MODELS, json={"id": echo, "source": sources[spam]}).json()
     mine, theirs = a.client.get(url).json(), b.client.get(url).json()

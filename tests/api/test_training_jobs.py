@@ -168,6 +168,9 @@ def test_the_report_comes_with_success(
     assert api.jobs is not None
     api.jobs.then(scripted_jobs.until_stopped)
     made = start()
+    until(
+        f"{URL}/{made['id']}", "running"
+    )  # cancelled before, it would leave its script to the next
     refused(http.get(f"{URL}/{made['id']}/report"), 409, "state_conflict")
     http.post(f"{URL}/{made['id']}/cancel")
     until(f"{URL}/{made['id']}", "cancelled")
