@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 DEMO_ARGS ?=
 # Tests wait for processes more than they compute; files stay whole, so that their servers are shared.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-control check fix docs bench soak train faults gpu clean
