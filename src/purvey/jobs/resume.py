@@ -12,8 +12,6 @@ from purvey.contracts.records import CheckpointRecord
 from purvey.jobs.job_folder import JobFolder
 from purvey.store.events import Level
 
-_CHUNK_BYTES = 2**20
-
 
 class _Manifest(msgspec.Struct, frozen=True):
     """The part of a checkpoint's manifest that tells whether the folder is whole."""
@@ -92,8 +90,5 @@ def is_whole(folder: Path, *, digest: str) -> bool:
 
 
 def _digest(path: Path) -> str:
-    sha256 = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-    return sha256.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

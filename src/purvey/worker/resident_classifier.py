@@ -1,6 +1,5 @@
 """A classifier in an engine process: class probabilities and explanations."""
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -8,7 +7,6 @@ from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Classified,
     Classify,
-    EngineStats,
     Explain,
     Explained,
     Generate,
@@ -18,16 +16,17 @@ from purvey.contracts.engine import (
     Tokenize,
 )
 from purvey.engine.batcher import ClassifierBatcher, Row
-from purvey.errors import MethodUnsupportedError, PurveyError
+from purvey.errors import MethodUnsupportedError
 from purvey.models.classifier import Classifier
+from purvey.worker.batched import BatchedResident
 from purvey.worker.explaining import explain_classifier
-from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+from purvey.worker.resident import CheckCancelled, Question, Send
 
 _BYTES_PER_FLOAT = 4
 Probabilities = list[Row]
 
 
-class ResidentClassifier:
+class ResidentClassifier(BatchedResident[Row]):
     """A classifier with its batcher.
 
     Args:
@@ -37,10 +36,8 @@ class ResidentClassifier:
 
     def __init__(self, model: Classifier, *, window_s: float = 0.002) -> None:
         self._model, self._batcher = model, ClassifierBatcher(model, window_s=window_s)
-        self._futures: dict[str, Future[Probabilities]] = {}
-        self._lock = threading.Lock()
         manifest = model.manifest
-        self._loaded = ModelLoaded(
+        loaded = ModelLoaded(
             task=manifest.task,
             labels=manifest.labels,
             inputs=manifest.inputs,
@@ -48,11 +45,7 @@ class ResidentClassifier:
             resident_bytes=model.num_parameters * _BYTES_PER_FLOAT,
             is_calibrated=manifest.is_calibrated,
         )
-
-    @property
-    def loaded(self) -> ModelLoaded:
-        """What was loaded."""
-        return self._loaded
+        super().__init__(self._batcher, loaded)
 
     def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
         """Answer at once, or hand the question to the batcher."""
@@ -67,52 +60,16 @@ class ResidentClassifier:
                     param="model",
                 )
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a request; the batch at hand is finished without it."""
-        with self._lock:
-            future = self._futures.get(request_id)
-        if future is not None:
-            future.cancel()
-
-    def run(self) -> None:
-        """Compute until drained or stopped."""
-        self._batcher.run()
-
-    def drain(self) -> None:
-        """Accept nothing more and finish what was accepted."""
-        self._batcher.drain()
-
-    def stop(self) -> None:
-        """Accept nothing more and cancel what was accepted."""
-        self._batcher.stop()
-
-    def stats(self) -> EngineStats:
-        """Count what is held."""
-        return self._batcher.stats()
-
     def _classify(self, question: Classify, send: Send) -> None:
-        request_id = question.request_id
-        submission = self._batcher.enqueue(question.inputs)
-        with self._lock:
-            self._futures[request_id] = submission.future
-
-        def tell(done: Future[Probabilities]) -> None:
-            with self._lock:
-                self._futures.pop(request_id, None)
-            if done.cancelled():
-                return
-            if isinstance(error := done.exception(), PurveyError):
-                send(refusal(request_id, error))
-                return
-            send(
-                Classified(
-                    request_id=request_id,
-                    probabilities=tuple(tuple(row.tolist()) for row in done.result()),
-                    compute_s=submission.compute_s,
-                )
+        def classified(rows: Probabilities, compute_s: float) -> Classified:
+            return Classified(
+                request_id=question.request_id,
+                probabilities=tuple(tuple(row.tolist()) for row in rows),
+                compute_s=compute_s,
             )
 
-        submission.future.add_done_callback(tell)
+        submission = self._batcher.enqueue(question.inputs)
+        self._answer_when_done(question.request_id, submission, classified, send)
 
     def _explained(self, question: Explain, check: CheckCancelled) -> Explained:
         def classify(inputs: Sequence[NamedInputs]) -> Future[Probabilities]:

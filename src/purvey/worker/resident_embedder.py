@@ -4,16 +4,13 @@ Shape letters, this file only:
     D = residual width
 """
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from torch import Tensor
 
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Classify,
-    EngineStats,
     Explain,
     Generate,
     ModelLoaded,
@@ -23,16 +20,17 @@ from purvey.contracts.engine import (
 from purvey.engine.batcher import Batcher
 from purvey.engine.embedding.door import EmbeddingDoor
 from purvey.engine.embedding.vectors import Vectors
-from purvey.errors import MethodUnsupportedError, PurveyError
+from purvey.errors import MethodUnsupportedError
 from purvey.models.encoder.framing import Framed
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.encoder.pooling import unit
-from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+from purvey.worker.batched import BatchedResident
+from purvey.worker.resident import CheckCancelled, Question, Send
 
 Scores = Callable[[list[Tensor]], list[float]]
 
 
-class ResidentEmbedder:
+class ResidentEmbedder(BatchedResident[Tensor]):
     """An embedding model or a cross-encoder with its batcher.
 
     Args:
@@ -60,20 +58,14 @@ class ResidentEmbedder:
             vector_size=config.hidden_size,
             sizes=model.setup.sizes,
         )
-        self._futures: dict[str, Future[list[Tensor]]] = {}
-        self._lock = threading.Lock()
-        self._loaded = ModelLoaded(
+        loaded = ModelLoaded(
             task=task,
             context_tokens=model.max_tokens,
             vector_size=0 if self._is_ranker else config.hidden_size,
             num_parameters=vectors.num_parameters,
             resident_bytes=vectors.num_bytes,
         )
-
-    @property
-    def loaded(self) -> ModelLoaded:
-        """What was loaded."""
-        return self._loaded
+        super().__init__(self._batcher, loaded)
 
     def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
         """Hand the question to the batcher, or refuse it."""
@@ -91,29 +83,6 @@ class ResidentEmbedder:
                     f"this model is for {self._loaded.task}.", param="model"
                 )
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a request; the batch at hand is finished without it."""
-        with self._lock:
-            future = self._futures.get(request_id)
-        if future is not None:
-            future.cancel()
-
-    def run(self) -> None:
-        """Compute until drained or stopped."""
-        self._batcher.run()
-
-    def drain(self) -> None:
-        """Accept nothing more and finish what was accepted."""
-        self._batcher.drain()
-
-    def stop(self) -> None:
-        """Accept nothing more and cancel what was accepted."""
-        self._batcher.stop()
-
-    def stats(self) -> EngineStats:
-        """Count what is held."""
-        return self._batcher.stats()
-
     def _embed(self, question: Embed, send: Send) -> None:
         texts = self._door.texts(question)
 
@@ -125,7 +94,8 @@ class ResidentEmbedder:
                 compute_s=compute_s,
             )
 
-        self._submit(question.request_id, texts, embedded, send)
+        submission = self._batcher.put(texts)
+        self._answer_when_done(question.request_id, submission, embedded, send)
 
     def _rank(self, question: Rank, send: Send) -> None:
         score: Scores = _scores
@@ -142,7 +112,8 @@ class ResidentEmbedder:
                 compute_s=compute_s,
             )
 
-        self._submit(question.request_id, inputs, ranked, send)
+        submission = self._batcher.put(inputs)
+        self._answer_when_done(question.request_id, submission, ranked, send)
 
     def _cosines(self, question: Rank) -> tuple[list[Framed], Scores]:
         """Frame every text once, and return what makes the pairs' cosines of their vectors."""
@@ -163,29 +134,6 @@ class ResidentEmbedder:
             return [float(exact[rows[a.text]] @ exact[rows[b.text]]) for a, b in pairs]
 
         return framed, cosines
-
-    def _submit(
-        self,
-        request_id: str,
-        inputs: list[Framed],
-        answer: Callable[[list[Tensor], float], Embedded | Ranked],
-        send: Send,
-    ) -> None:
-        submission = self._batcher.put(inputs)
-        with self._lock:
-            self._futures[request_id] = submission.future
-
-        def tell(done: Future[list[Tensor]]) -> None:
-            with self._lock:
-                self._futures.pop(request_id, None)
-            if done.cancelled():
-                return
-            if isinstance(error := done.exception(), PurveyError):
-                send(refusal(request_id, error))
-                return
-            send(answer(done.result(), submission.compute_s))
-
-        submission.future.add_done_callback(tell)
 
 
 def _scores(results: list[Tensor]) -> list[float]:
