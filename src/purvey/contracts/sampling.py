@@ -47,17 +47,19 @@ class CallLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallGrammar(msgspec.Struct, frozen=True, kw_only=True, tag="calls"):
-    """The output is one or more calls, and nothing else.
+    """The output is one or more calls and nothing else, or text in which calls may stand.
 
     Args:
         layout: How they are written.
         functions: Name and JSON text of the arguments' schema of those that may be called.
         max_calls: Calls at most.
+        must_call: Whether there is nothing but calls, and at least one.
     """
 
     layout: CallLayout
     functions: tuple[tuple[str, str], ...]
     max_calls: int = 1
+    must_call: bool = True
 
 
 Grammar = JsonGrammar | RegexGrammar | ChoiceGrammar | CallGrammar

@@ -77,7 +77,12 @@ def _calls(grammar: CallGrammar, special_tokens: Mapping[str, int]) -> str:
     head, between, tail = _frame(layout, mark)
     names = [f"call_{number}" for number in range(len(grammar.functions))]
     more = f" ({between} call){{0,{grammar.max_calls - 1}}}" if grammar.max_calls > 1 else ""
-    rules = ["%llguidance {}", f"start: {head} call{more} {tail}", f"call: {' | '.join(names)}"]
+    trigger = "" if layout.kind == "bare" else mark(layout.trigger)
+    rules = ["%llguidance {}", f"calls: {head} call{more} {tail}", f"call: {' | '.join(names)}"]
+    if grammar.must_call:
+        rules.append(f"start: {trigger} calls")
+    else:
+        rules += _speech(layout, special_tokens)
     for rule, (name, schema) in zip(names, grammar.functions, strict=True):
         begin = json.dumps(f'{{"name": "{name}", "{layout.key}": ')
         guided = json.dumps({**json.loads(schema), "x-guidance": _JSON})
@@ -85,14 +90,39 @@ def _calls(grammar: CallGrammar, special_tokens: Mapping[str, int]) -> str:
     return "\n".join(rules)
 
 
+def _speech(layout: CallLayout, special_tokens: Mapping[str, int]) -> list[str]:
+    """Let calls stand in text: where the trigger announces one, one must follow.
+
+    A bare call also begins the output, so text there must not look like one. Special tokens but
+    the trigger, those that mark reasoning for example, may stand anywhere between pieces of text.
+    """
+    others = sorted(i for text, i in special_tokens.items() if text != layout.trigger)
+    other = f"<[{','.join(map(str, others))}]>" if others else None
+    is_bare = layout.kind == "bare"
+    said = r"[ \t\r\n]*[^{ \t\r\n](.|\n)*" if is_bare else r"(.|\n)+"
+    rules = [
+        f"SAID: /{said}/",
+        r"BLANK: /[ \t\r\n]+/",
+        "piece: SAID | BLANK",
+        f"speech: piece? ({other} piece?)*" if other else "speech: piece?",
+    ]
+    if layout.trigger in special_tokens:
+        rules.append(f"announced: speech <[{special_tokens[layout.trigger]}]>")
+    else:
+        rules.append(f"heard[lazy]: /({said})?/ {json.dumps(layout.trigger)}")
+        rules.append(f"announced: (piece? {other})* heard" if other else "announced: heard")
+    start = "speech | BLANK? calls | announced calls" if is_bare else "(announced calls)* speech"
+    return [*rules, f"start: {start}"]
+
+
 def _frame(layout: CallLayout, mark: Callable[[str], str]) -> tuple[str, str, str]:
-    """Return what stands before, between and behind calls."""
+    """Return what stands between the first trigger and a call, between calls and behind them."""
     match layout.kind:
         case "wrapped":
-            opening, closing = f'{mark(layout.trigger)} "\\n"', f'"\\n" {mark(layout.closing)}'
-            return opening, f'{closing} "\\n" {opening}', closing
+            closing = f'"\\n" {mark(layout.closing)}'
+            return '"\\n"', f'{closing} "\\n" {mark(layout.trigger)} "\\n"', closing
         case "list":
-            return f'{mark(layout.trigger)} "["', '", "', '"]"'
+            return '"["', '", "', '"]"'
         case "bare":
             return "", '"; "', ""
 

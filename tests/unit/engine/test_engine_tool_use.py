@@ -1,9 +1,11 @@
 """Calls of a random model at temperature 1, in every family's way of writing them."""
 
 import json
+import re
 from dataclasses import dataclass, field
 
 import jsonschema_rs
+import msgspec
 import pytest
 import torch
 
@@ -14,6 +16,8 @@ from purvey.engine.core import Core
 from purvey.engine.door import Door
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import KVCache
+from purvey.engine.output.grammar import Grammars
+from purvey.engine.output.tool_use import grammar_of
 from purvey.engine.runner import Runner
 from purvey.errors import UnsupportedValueError
 from purvey.models.chat import ChatTemplate
@@ -138,6 +142,94 @@ def test_arguments_that_are_enforced_come_piece_by_piece(marked: Tokenizer) -> N
     bench.ask("a", prompt=PROMPT, sampling=_sampling(use))
     bench.finish()
     assert _answer(bench, "a").num_pieces > 3
+
+
+STRICT = tuple(msgspec.structs.replace(tool, is_strict=True) for tool in TOOLS)
+GOOD = '{{"name": "get_weather", "{key}": {{"city": "Rome", "unit": "C"}}}}'
+WRONG = '{{"name": "get_weather", "{key}": {{"city": "Rome", "unit": "K"}}}}'
+UNKNOWN = '{{"name": "get_money", "{key}": {{}}}}'
+WRITTEN = {
+    "hermes": "<tool_call>\n{call}\n</tool_call>",
+    "mistral": "[TOOL_CALLS][{call}]",
+    "llama": "<|python_tag|>{call}",
+    "fenced": "```tool_code\n{call}\n```",
+}
+
+
+def _is_allowed(tokenizer: Tokenizer, family: str, text: str, tools: tuple[Tool, ...]) -> bool:
+    """Tell whether an answer may be this text, of calls that may be made but need not."""
+    template = ChatTemplate.for_tokenizer(TEMPLATES[family], tokenizer)
+    prompt = ChatPrompt(messages=PROMPT.messages, tools=tools)
+    grammar = grammar_of(prompt, _sampling(ToolUse()), template)
+    if grammar is None:
+        return True
+    stop_ids = frozenset(tokenizer.eos_ids)
+    guide = Grammars(tokenizer, stop_ids=stop_ids, vocabulary_size=296).guide(grammar)
+    marks = "|".join(re.escape(mark) for mark in SPECIAL if mark in tokenizer.special_tokens)
+    for part in re.split(f"({marks})", text):
+        special = tokenizer.special_tokens.get(part)
+        ids = [special] if special else tokenizer.encode(part, is_continuation=True)
+        for token_id in ids:
+            if guide.restrict(torch.zeros(296))[token_id] != 0:
+                return False
+            guide.take(token_id)
+    return bool(guide.restrict(torch.zeros(296))[min(stop_ids)] == 0)
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_a_strict_call_obeys_wherever_it_stands(marked: Tokenizer, family: str) -> None:
+    key = "parameters" if family == "llama" else "arguments"
+    call, wrong, unknown = (text.format(key=key) for text in (GOOD, WRONG, UNKNOWN))
+
+    def written(text: str) -> str:
+        return WRITTEN[family].format(call=text)
+
+    allowed = ["", "the cat", "日本 {not a call}\n", written(call), "hm.\n" + written(call)]
+    refused = [written(wrong), "hm.\n" + written(wrong), written(unknown), written("")]
+    if family == "llama":
+        allowed += [call, f"\n {call}", f"the cat {wrong}"]
+        refused += [wrong, f"\n {wrong}", "{}", f"{call} and more"]
+    else:
+        allowed += [call, wrong, f"{written(call)} and more", f"{written(call)}\n{written(call)}"]
+        refused += [f"{written(call)}\n{written(wrong)}"]
+    if "<think>" in marked.special_tokens:
+        allowed += [f"<think>the cat</think>\n\n{written(call)}", "<think>the</think>cat"]
+        refused += [f"<think>the cat</think>\n\n{written(wrong)}"]
+    for text in allowed:
+        assert _is_allowed(marked, family, text, STRICT), text
+    for text in refused:
+        assert not _is_allowed(marked, family, text, STRICT), text
+        assert _is_allowed(marked, family, text, TOOLS), "only strict tools are held to a schema"
+
+
+def test_beside_a_strict_tool_another_takes_any_arguments(marked: Tokenizer) -> None:
+    tools = (TOOLS[0], STRICT[1])
+    for name, arguments, is_right in [
+        ("get_weather", '{"unit": 3}', True),
+        ("get-time", "{}", True),
+        ("get-time", '{"unit": 3}', False),
+    ]:
+        call = f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+        assert _is_allowed(marked, "hermes", call, tools) is is_right, call
+
+
+def test_a_model_that_calls_of_its_own_accord_is_held_to_a_strict_schema() -> None:
+    tokenizer = Tokenizer.train(["the cat sat"] * 4, vocabulary_size=296, special_tokens=SPECIAL)
+    bench = _bench(tokenizer, HERMES)
+    trigger = tokenizer.special_tokens["<tool_call>"]
+    prompt = ChatPrompt(messages=PROMPT.messages, tools=STRICT)
+    for seed in range(6):
+        sampling = Sampling(
+            temperature=1.0, seed=seed, max_tokens=140, tool_use=ToolUse(is_parallel=False),
+            logit_bias=((trigger, 6.0),),
+        )  # fmt: skip
+        bench.ask(str(seed), prompt=prompt, sampling=sampling)
+    bench.finish()
+    answers = [_answer(bench, str(seed)) for seed in range(6)]
+    calls = [call for answer in answers for call in answer.calls]
+    assert calls
+    for called, arguments in calls:
+        jsonschema_rs.validate(SCHEMAS[called], json.loads(arguments))
 
 
 def test_one_call_that_may_be_ends_the_answer(marked: Tokenizer) -> None:

@@ -12,11 +12,13 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
             chat template.
         schema: JSON text of the schema of its arguments, an object; only keywords that are
             enforced.
+        is_strict: Whether arguments obey it even where the answer need not be a call.
     """
 
     name: str
     definition: str
     schema: str
+    is_strict: bool = False
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):

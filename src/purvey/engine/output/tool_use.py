@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from purvey.contracts.chat.tools import Tool, ToolUse
 from purvey.contracts.engine import ChatPrompt, Prompt
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.sampling import CallGrammar, Grammar, Sampling
@@ -10,6 +11,8 @@ from purvey.models.answer.layouts import THINKING
 from purvey.models.answer.reader import AnswerReader, CallRules
 from purvey.models.chat import ChatTemplate
 from purvey.models.tokenizer import Tokenizer
+
+_ANY_ARGUMENTS = '{"type": "object"}'
 
 
 def check_template(prompt: ChatPrompt, template: ChatTemplate) -> None:
@@ -44,15 +47,22 @@ def grammar_of(prompt: Prompt, sampling: Sampling, template: ChatTemplate | None
     """Return what the whole output must look like."""
     use = sampling.tool_use
     layout = None if template is None else template.call_layout
-    if use is None or not use.must_call or layout is None or not isinstance(prompt, ChatPrompt):
+    if use is None or layout is None or not isinstance(prompt, ChatPrompt):
         return sampling.grammar
-    functions = [(tool.name, tool.schema) for tool in prompt.tools if use.only in (None, tool.name)]
+    tools = [tool for tool in prompt.tools if use.only in (None, tool.name)]
+    if not (use.must_call or any(tool.is_strict for tool in tools)):
+        return sampling.grammar
     is_many = use.is_parallel and layout.kind != "bare"  # a bare call is the whole output
     return CallGrammar(
         layout=layout,
-        functions=tuple(functions),
+        functions=tuple((tool.name, _enforced(tool, use)) for tool in tools),
         max_calls=LIMITS.answer_calls if is_many else 1,
+        must_call=use.must_call,
     )
+
+
+def _enforced(tool: Tool, use: ToolUse) -> str:
+    return tool.schema if use.must_call or tool.is_strict else _ANY_ARGUMENTS
 
 
 def reader_of(

@@ -25,8 +25,8 @@ class FunctionDefinition(Body):
     )
     strict: bool | None = Field(
         None,
-        description="Accepted: arguments are enforced where tool_choice demands a call, whatever "
-        "this says.",
+        description="Whether arguments obey the schema when the model calls of its own accord; "
+        "where tool_choice demands a call they do, whatever this says.",
     )
 
 
@@ -104,6 +104,7 @@ def _tool(function: FunctionDefinition, at: str) -> Tool:
         name=function.name,
         definition=msgspec.json.encode(definition).decode(),
         schema=_arguments(function.parameters, f"{at}.parameters"),
+        is_strict=bool(function.strict),
     )
 
 
