@@ -60,6 +60,7 @@ def make_settings(data_dir: Path, **changes: object) -> Settings:
         "job_threads": 1,
         "drain_timeout_s": 5.0,
         "job_heartbeat_s": 0.5,
+        "spare_engine": False,  # it imports for seconds what most tests do not need
     }
     return Settings.model_validate(values | changes)
 
@@ -89,16 +90,18 @@ def model_root(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def scripted_server(root: Path, *, outbound: "Outbound | None" = None) -> Iterator[RunningServer]:
+def scripted_server(
+    root: Path, *, outbound: "Outbound | None" = None, **changes: object
+) -> Iterator[RunningServer]:
     """Run a server whose engines and workers are scripted; its models lie in `root / "models"`.
 
-    It fetches from nowhere unless given an `outbound`.
+    It fetches from nowhere unless given an `outbound`; `changes` are settings.
     """
     from purvey.app.application import build
 
     engines, jobs = ScriptedLauncher(), ScriptedJobLauncher()
     (root / "models").mkdir(exist_ok=True)
-    settings = make_settings(root / "data", model_roots=(root / "models",))
+    settings = make_settings(root / "data", model_roots=(root / "models",), **changes)
     application = build(settings, engine_launcher=engines, job_launcher=jobs, outbound=outbound)
     application.start()
     try:

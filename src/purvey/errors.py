@@ -31,12 +31,16 @@ PurveyError
   CapacityError                 right request, wrong moment         503   exit 75
     RateLimitedError            this tenant asks too much           429
     KVCacheExhaustedError       no free KV-cache blocks             503
+    AdapterNotLoadedError       its engine has dropped it           503
     ShuttingDownError           the server drains                   503
     StorageUnavailableError     the disk or database refused        503
+    UpstreamUnavailableError    another server cannot be asked now  503
     DeadlineExceededError       the time allowed has passed         504
     InsufficientStorageError    the disk is full                    507
   NotImplementedHereError       OpenAI has it, we do not yet        501   exit 69
   UpstreamNotAllowedError       an outside address failed           502   exit 69
+  UpstreamFailedError           the server that computes failed     502   exit 69
+    UpstreamMisconfiguredError  only the operator can mend it       502
   InternalError                 our bug                             500   exit 70
     JobFailedError              a run ended in an error             500   exit 1
     WorkerCrashedError          a data-plane process died           500
@@ -62,6 +66,8 @@ class PurveyError(Exception):
     default_hint: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
     """What `x-should-retry` says: whether the same request may succeed later."""
+    retry_after_s: float | None = None
+    """Seconds after which it may, where they are known."""
 
     def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -260,6 +266,13 @@ class KVCacheExhaustedError(CapacityError):
         self.needed, self.free = needed, free
 
 
+class AdapterNotLoadedError(CapacityError):
+    """The engine does not hold the adapter that a request names; loading it again helps."""
+
+    code = "adapter_not_loaded"
+    default_hint = "The server loads it again for the next request; send this one again."
+
+
 class ShuttingDownError(CapacityError):
     """The server drains and takes no new work."""
 
@@ -270,6 +283,23 @@ class StorageUnavailableError(CapacityError):
     """The disk or the database refused a write."""
 
     code = "storage_unavailable"
+
+
+class UpstreamUnavailableError(CapacityError):
+    """The server that computes the model has failed too often, or is busy."""
+
+    code = "upstream_unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceededError(CapacityError):
@@ -294,6 +324,19 @@ class UpstreamNotAllowedError(PurveyError):
     """An outside address failed, or led to what is not allowed."""
 
     code, status, exit_status, retryable = "upstream_not_allowed", 502, 69, True
+
+
+class UpstreamFailedError(PurveyError):
+    """The server that computes the model cannot be reached, failed, or gave no proper answer."""
+
+    code, status, exit_status, retryable = "upstream_failed", 502, 69, True
+
+
+class UpstreamMisconfiguredError(UpstreamFailedError):
+    """The server that computes the model refuses us, or does not know what it is asked for."""
+
+    code, retryable = "upstream_misconfigured", False
+    default_hint = "The operator of this server can mend it."
 
 
 class InternalError(PurveyError):

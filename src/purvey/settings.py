@@ -4,10 +4,12 @@ Defaults, then `purvey.toml`, then `PURVEY_*` (with `__` for nesting), then the 
 frozen, and a name that is misspelt in any of them is refused with the nearest one.
 """
 
+import contextlib
 import json
+import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -32,12 +34,14 @@ from pydantic_settings import (
 
 from purvey import failpoints
 from purvey.contracts.deployment import Device, Precision
+from purvey.contracts.model import UPSTREAM_PATTERN
 from purvey.contracts.recipe import first_problem
 from purvey.errors import SettingError
 
 PREFIX = "PURVEY_"
 NESTING = "__"
 DEFAULT_TOML = Path("purvey.toml")
+_CGROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CLIENT_VARIABLES = ("PURVEY_BASE_URL", "PURVEY_API_KEY")
 """What the client and the command line read; known names, but no settings of the server."""
 
@@ -66,8 +70,28 @@ def _plan(value: str) -> str:
     return value
 
 
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0))
+def num_processors() -> int:
+    """Return how many processors this process may use at a time.
+
+    Those it is bound to, or the whole ones of a quota (`cpu.max`, cgroup v2) where that is less:
+    a team of threads that is larger is stopped in the middle of its steps.
+    """
+    num_bound = len(os.sched_getaffinity(0))
+    return max(1, min([num_bound, *(math.floor(quota) for quota in _quotas(_CGROUPS, _OWN_GROUP))]))
+
+
+def _quotas(root: Path, own: Path) -> Iterator[float]:
+    """Yield what the group of this process, and each group around it, allows."""
+    with contextlib.suppress(OSError, ValueError):
+        name = own.read_text(encoding="ascii").partition("0::/")[2].partition("\n")[0]
+        for group in (root / name, *(root / name).parents):
+            if not group.is_relative_to(root):
+                return
+            limit = group / "cpu.max"
+            if limit.exists():  # the outermost group has none
+                quota, period = limit.read_text(encoding="ascii").split()
+                if quota != "max":
+                    yield int(quota) / int(period)
 
 
 def _database_in(values: dict[str, Any]) -> str:  # fields validated so far, of any type
@@ -93,6 +117,25 @@ class HttpSettings(BaseModel):
     """Connections that wait to be accepted."""
     max_connections: Annotated[int, Field(ge=1)] = 4_096
     """Open connections; more are answered 503."""
+
+
+class UpstreamSettings(BaseModel):
+    """Another server that computes models."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    name: Annotated[str, Field(pattern=UPSTREAM_PATTERN)]
+    """What models name it by."""
+    url: str
+    """What stands before `/chat/completions`: `http://127.0.0.1:8001/v1`."""
+    key_file: Path | None = None
+    """A file that holds the key which it is shown."""
+    silence_s: Seconds = 600.0
+    """How long it may say nothing, before its answer and within it."""
+    max_connections: Annotated[int, Field(ge=1, le=4_096)] = 256
+    """Requests to it at one time."""
 
 
 class Settings(BaseSettings):
@@ -126,6 +169,9 @@ class Settings(BaseSettings):
     `outbound_hosts`."""
     hub_token: SecretStr | None = None
     """What the server shows the hub, for gated and private models; no other host sees it."""
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """Other servers that compute models behind OpenAI's API: `[[upstreams]]` tables, or a JSON list
+    in the variable, of `name`, `url`, `key_file`, `silence_s` and `max_connections`."""
     http: HttpSettings = HttpSettings()
     """How connections are served."""
     log_format: Literal["json", "console"] = "json"
@@ -150,8 +196,11 @@ class Settings(BaseSettings):
     job_max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Tries of a job whose worker dies; a checkpoint that is further on than all before begins
     the count anew."""
-    job_threads: Threads = Field(default_factory=_num_cpus)
-    """Compute threads of one job; the machine's cores unless given."""
+    job_threads: Threads = Field(default_factory=num_processors)
+    """Compute threads of one job; the processors there are unless given."""
+    job_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    """Share of the cores that jobs keep to while requests are computed, at least one core, and
+    engines to the others; at other times all may use all. 1 leaves it to the kernel."""
     model_memory_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
     """Memory that all loaded models may take together; 0 means three quarters of the machine's.
     The least recently used idle model leaves when another needs its room."""
@@ -162,17 +211,26 @@ class Settings(BaseSettings):
     never."""
     room_wait_s: Seconds = 120.0
     """How long a request may wait for room in memory for its model while others are in use."""
-    engine_threads: Threads = Field(default_factory=_num_cpus)
-    """Compute threads of one engine; the machine's cores unless given."""
+    engine_threads: Threads = Field(default_factory=num_processors)
+    """Compute threads of one engine; the processors there are unless given."""
     precision: Precision = "auto"
     """What language models are computed in unless a deployment's profile says: `auto` leaves models
     under 50 million weights in fp32 and takes int8 for others where the processor multiplies
-    8-bit integers (VNNI), else bf16 where it multiplies those, else fp32."""
+    8-bit integers exactly, else bf16 where it multiplies those, else fp32."""
     device: Device = "auto"
     """Where language models are computed: `auto` takes the first CUDA device where there is one, in
     bf16 unless `precision` says fp32, and else the processor."""
     kv_cache_bytes: Annotated[int, Field(ge=2**20)] = 256 * 2**20
     """KV cache of one engine."""
+    prepacked_bytes: Annotated[int, Field(ge=0, le=2**50)] = 16 * 2**30
+    """Disk for weights as they are computed with, in `data_dir`, so that a second load of a model
+    is quick; the least recently used leave first, and 0 keeps none."""
+    spare_engine: bool = True
+    """Whether an engine process without a model waits for the next load, which then need not
+    import the tensor library; it takes about 160 MiB."""
+    adapter_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """What the adapters of one engine may take together; part of `model_memory_bytes`, and only as
+    far as adapters are loaded."""
     prefix_cache: bool = True
     """Whether the beginning of a prompt that the KV cache still holds from an earlier one of the
     same project is used again, rather than computed."""

@@ -150,7 +150,7 @@ def test_a_deployment_is_listed_shown_and_deleted_and_its_model_stays(
             "invalid_value",
             "profiles.p.generation.temperature",
         ),
-        ({"profiles": {"p": {"adapter": "x"}}}, "unsupported_value", "profiles.p.adapter"),
+        ({"profiles": {"p": {"adapter": 7}}}, "invalid_value", "profiles.p.adapter"),
         ({"replicas": 2}, "unsupported_value", "replicas"),
         ({"traffic_weights": {"p": 1}}, "unsupported_value", "traffic_weights"),
         ({"profile": {}}, "invalid_value", "profile"),

@@ -16,6 +16,11 @@ from purvey.network.outbound import Outbound
 from purvey.testing.certificate import make_certificate
 from purvey.testing.https_double import HttpsDouble
 from purvey.testing.hub_double import COMMIT, HUB, SOURCE, STORAGE, HubDouble
+from purvey.testing.model_folder import (
+    ADAPTABLE,
+    write_plausible_adapter,
+    write_plausible_folder,
+)
 from tests.api.conftest import Refusal
 from tests.conftest import RunningServer, scripted_server
 from tests.unit.network.conftest import OPEN, Names
@@ -160,3 +165,26 @@ def test_a_server_that_may_fetch_from_nowhere_names_the_setting(
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("url_not_allowed", "source")
     assert "outbound_hosts" in error["message"]
+
+
+def test_an_adapter_is_pulled_onto_its_base(
+    api: RunningServer,
+    http: httpx2.Client,
+    hub: Held,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = api.data_dir.parent / "models"
+    stem = write_plausible_folder(models / "stem", shapes=ADAPTABLE)
+    http.post("/v1/models", json={"id": "stem", "source": str(stem)}).raise_for_status()
+    written = write_plausible_adapter(models / "written", base="elsewhere")
+    files = {file.name: file.read_bytes() for file in written.iterdir()}
+    shutil.rmtree(models / SOURCE / COMMIT)
+    monkeypatch.setattr(hub, "files", files)
+    monkeypatch.setenv("PURVEY_BASE_URL", api.base_url)
+    monkeypatch.setenv("PURVEY_API_KEY", api.admin_key)
+    with pytest.raises(SystemExit) as ended:
+        run(["pull", SOURCE, "--as", "leaf", "--base", "stem", "--json"])
+    told = capsys.readouterr()
+    assert ended.value.code == 0, told.err
+    assert json.loads(told.out)["base_model"] == "stem"

@@ -27,7 +27,7 @@ from purvey.contracts.jobs import CheckpointSaved, Heartbeat, JobStopped
 from purvey.contracts.model import ImageSpec
 from purvey.store.tables import JOBS, LEDGER, METADATA
 from purvey.testing import scripted_jobs
-from purvey.testing.model_folder import BERT
+from purvey.testing.model_folder import BERT, write_plausible_adapter
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import Conversation, ScriptedJobLauncher
 
@@ -40,7 +40,7 @@ Answer = tuple[int, str, list[tuple[str, str]]]
 Snapshot = tuple[dict[str, list[Json]], dict[str, bytes]]
 
 # Each cell is one call about one object of A by one of B's keys.
-CUBE_CELLS = 2_170
+CUBE_CELLS = 2_254
 REFERENCE_CELLS = 274
 PAGE_CELLS = 481
 
@@ -557,6 +557,25 @@ def test_no_administrator_deploys_a_model_of_another_project(
                 for i in (used, _like(used))
             )
             assert not _faults(theirs, made_up, 404, "model_not_found", "model"), used
+
+
+@pytest.mark.row("AUT-07", "AUT-09")
+def test_no_administrator_names_an_adapter_or_a_base_of_another_project(
+    a: Owner, b: Owner, stranger: httpx2.Client, api: "RunningServer"
+) -> None:
+    folder = write_plausible_adapter(api.data_dir.parent / "models" / "an-adapter")
+    profile: Json = {"id": "taken", "model": "<echo>", "profiles": {"p": {"adapter": "<it>"}}}
+    based: Json = {"id": "taken", "source": str(folder), "base": "<it>"}
+    for model in a.ids["model"]:
+        for path, param, body in (
+            (DEPLOYMENTS, "profiles.p.adapter", profile),
+            (MODELS, "base", based),
+        ):
+            theirs, made_up = (
+                _ask(stranger, "POST", path, name, json=_filled(body, b, name))
+                for name in (model, _like(model))
+            )
+            assert not _faults(theirs, made_up, 404, "model_not_found", param), (path, model)
 
 
 def test_each_body_may_name_an_object_of_its_own_project(b: Owner) -> None:

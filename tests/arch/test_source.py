@@ -41,6 +41,7 @@ SOCKETS = {
     "ipc/child.py": {"open_unix_connection"},  # over a pair that exists already
     "ipc/disposable.py": set(),  # a pair
     "ipc/link.py": set(),  # the other end of that pair
+    "network/connections.py": {"create_connection"},  # to the upstreams of the settings alone
     "network/resolving.py": {"getaddrinfo"},  # of allowed hosts
     "testing/https_double.py": set(),  # listens, for tests
 }

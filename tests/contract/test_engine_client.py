@@ -5,6 +5,7 @@ engine process that holds a tiny random Llama.
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
+from purvey.contracts.adapter import DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, NamedText, Rank
 from purvey.contracts.engine import (
     Classify,
@@ -44,7 +47,10 @@ from purvey.contracts.sampling import (
 )
 from purvey.engine.client import IpcEngine, LocalEngineLauncher
 from purvey.errors import (
+    AdapterNotLoadedError,
+    CapacityError,
     ContextLengthError,
+    InvalidCheckpointError,
     MethodUnsupportedError,
     ShuttingDownError,
     UserError,
@@ -67,7 +73,7 @@ class Subject:
     """An engine under test; `launch` makes another one like it."""
 
     engine: EngineClient
-    launch: Callable[[], AsyncLaunch]
+    launch: Callable[..., AsyncLaunch]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +139,9 @@ async def subject(
 
     launcher, model = _launcher(request, cwd=cwd, folder=folder)
 
-    def launch() -> AsyncLaunch:
-        return asyncio.ensure_future(launcher.launch(_load(model)))
+    def launch(**changes: Any) -> AsyncLaunch:  # fields of LoadModel
+        load = msgspec.structs.replace(_load(model), **changes)
+        return asyncio.ensure_future(launcher.launch(load))
 
     engine = await launch()
     yield Subject(engine=engine, launch=launch)
@@ -340,6 +347,111 @@ async def test_a_language_model_gives_no_vectors(subject: Subject) -> None:
     named = (NamedText(text="x", param="query"),)
     with pytest.raises(MethodUnsupportedError):
         await subject.engine.rank(Rank(request_id=new_id("req_"), first=named, second=named))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny Llama in PEFT's layout: rank 3 on two kinds of layers."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("adapter")
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "up_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(5)
+    shapes = {"self_attn.q_proj": (32, 32), "mlp.up_proj": (48, 32)}
+    tensors = {}
+    for layer in (0, 1):
+        for name, (num_outputs, num_inputs) in shapes.items():
+            prefix = f"base_model.model.model.layers.{layer}.{name}"
+            a, b = (3, num_inputs), (num_outputs, 3)
+            tensors[f"{prefix}.lora_A.weight"] = torch.randn(a, generator=generator)
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(b, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _load_adapter(folder: Path, digest: str = "d" * 64) -> LoadAdapter:
+    return LoadAdapter(request_id=new_id("req_"), adapter=digest, folder=str(folder))
+
+
+def _drop_adapter(digest: str = "d" * 64) -> DropAdapter:
+    return DropAdapter(request_id=new_id("req_"), adapter=digest)
+
+
+def _adapted(prompt: str, digest: str = "d" * 64, **sampling: Any) -> Generate:
+    return msgspec.structs.replace(_generate(prompt, **sampling), adapter=digest)
+
+
+async def test_an_adapter_is_loaded_named_and_dropped(subject: Subject, adapter: Path) -> None:
+    engine = subject.engine
+    with pytest.raises(AdapterNotLoadedError):
+        await _events(engine, _adapted(PROMPTS[0]))
+    loaded, again = [await engine.load_adapter(_load_adapter(adapter)) for _ in range(2)]
+    assert (loaded.rank, loaded.has_chat_template) == (3, False)
+    assert loaded.num_bytes == again.num_bytes > 0
+    await _until(lambda: (s := engine.stats) is not None and s.adapters == ("d" * 64,))
+    assert _text(await _events(engine, _adapted(PROMPTS[0])))
+    pairs = ((TextPrompt(text="abc"), TokenPrompt(tokens=(97,))),)
+    await engine.score(Score(request_id=new_id("req_"), pairs=pairs, adapter="d" * 64))
+    prompt = TextPrompt(text="abc")
+    told = await engine.tokenize(
+        Tokenize(request_id=new_id("req_"), prompt=prompt, adapter="d" * 64)
+    )
+    assert "".join(told.texts) == "abc"
+    for _ in range(2):  # the second time there is nothing to drop
+        assert (await engine.drop_adapter(_drop_adapter())).adapter == "d" * 64
+    late = Score(request_id=new_id("req_"), pairs=pairs, adapter="d" * 64)
+    with pytest.raises(AdapterNotLoadedError):
+        await engine.score(late)
+    with pytest.raises(AdapterNotLoadedError):
+        await engine.tokenize(Tokenize(request_id=new_id("req_"), prompt=prompt, adapter="d" * 64))
+    await _until(lambda: (s := engine.stats) is not None and not s.adapters)
+
+
+async def test_a_dropped_adapter_stays_for_those_who_run(subject: Subject, adapter: Path) -> None:
+    engine = subject.engine
+    await engine.load_adapter(_load_adapter(adapter))
+    whole = _text(await _events(engine, _adapted(PROMPTS[0], max_tokens=40)))
+    stream = engine.generate(_adapted(PROMPTS[0], max_tokens=40))
+    events = [await anext(stream)]
+    dropping = asyncio.ensure_future(engine.drop_adapter(_drop_adapter()))
+    async for event in stream:
+        assert not dropping.done() or isinstance(event, Finished)
+        events.append(event)
+    assert _text(events) == whole
+    async with asyncio.timeout(20):
+        await dropping
+    with pytest.raises(AdapterNotLoadedError):
+        await _events(engine, _adapted(PROMPTS[0]))
+
+
+async def test_what_one_adapter_read_is_unknown_to_another(subject: Subject, adapter: Path) -> None:
+    engine = subject.engine
+    for digest in ("d" * 64, "e" * 64):
+        await engine.load_adapter(_load_adapter(adapter, digest))
+    prompt = "once more, and long enough to be known again the next time"
+    known = []
+    for digest in ("d" * 64, "e" * 64, "", "d" * 64):
+        request = msgspec.structs.replace(_adapted(prompt, digest, max_tokens=2), salt="p9")
+        started = (await _events(engine, request))[0]
+        assert isinstance(started, Started)
+        known.append(started.cached_tokens)
+    assert known == [0, 0, 0, 32]
+    for digest in ("d" * 64, "e" * 64):
+        await engine.drop_adapter(_drop_adapter(digest))
+
+
+async def test_what_is_no_adapter_or_too_large_is_refused(
+    subject: Subject, adapter: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidCheckpointError):
+        await subject.engine.load_adapter(_load_adapter(tmp_path))
+    engine = await subject.launch(adapter_bytes=1)
+    with pytest.raises(CapacityError):
+        await engine.load_adapter(_load_adapter(adapter))
+    assert _text(await _events(engine, _generate("goes on")))
+    await engine.close(timeout_s=10)
 
 
 async def test_death_ends_what_runs_and_what_comes(subject: Subject) -> None:

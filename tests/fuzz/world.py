@@ -14,10 +14,12 @@ import msgspec
 
 from purvey.contracts.model import MANIFEST_NAME, ImageSpec, ModelManifest, TextSpec
 from purvey.testing.model_folder import (
+    ADAPTABLE,
     BERT,
     CROSS_ENCODER,
     TENSOR,
     safetensors_bytes,
+    write_plausible_adapter,
     write_plausible_folder,
 )
 from purvey.testing.scripted_answers import tiny_png
@@ -88,6 +90,8 @@ class World:
                 return {name[1:-1]: self._id(kind)}
         if "{deployment}" in path:
             return {"deployment": self._id("deployment")}
+        if path.startswith("/v1/exports/"):
+            return {"model": self._id("trained")}
         if "{model}" in path:
             return {"model": self._id("spare" if method == "DELETE" else "echo")}
         return {"rest": "x/y"} if "{rest}" in path else {}
@@ -141,6 +145,15 @@ class World:
         made = self._made("/v1/datasets", {"file_ids": [self._id("table")]})
         self._until(f"/v1/datasets/{made}", "ready")
         return made
+
+    def _trained(self) -> str:
+        job = self._job("/v1/fine_tuning/jobs", is_steered=False)
+        return str(self._http.get(f"/v1/fine_tuning/jobs/{job}").json()["fine_tuned_model"])
+
+    def _adaptable(self) -> str:
+        folder = self._server.data_dir.parent / "models" / "stem"
+        write_plausible_folder(folder, shapes=ADAPTABLE)
+        return self._made("/v1/models", {"id": "stem", "source": str(folder)})
 
     def _plain_model(self, name: str, config: Mapping[str, object]) -> str:
         folder = self._server.data_dir.parent / "models" / name
@@ -203,6 +216,11 @@ def _recipe(world: World) -> Json:
         "name": world._fresh("trained"),
         "seed": 5,
     }
+
+
+def _adapter(world: World) -> str:
+    name = world._fresh("adapter")
+    return str(write_plausible_adapter(world._server.data_dir.parent / "models" / name))
 
 
 def _folder(world: World) -> str:
@@ -301,6 +319,8 @@ _MAKERS: dict[str, Callable[[World], str]] = {
     "chats": lambda world: world._uploaded("rows.jsonl", _chat_file(), "fine-tune"),
     "file": lambda world: world._uploaded("any.txt", b"anything", "user_data"),
     "dataset": World._dataset,
+    "trained": World._trained,
+    "stem": World._adaptable,
     "explanation": lambda world: world._made("/v1/explanations", _explained(world)[0]),
     "key": lambda world: world._made("/v1/keys", {"name": "spare"}),
     "deployment": lambda world: world._made(
@@ -318,7 +338,10 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/explanations": _explained,
     "/v1/tokenize": _tokenized,
     "/tokenize": _tokenized,
-    "/v1/models": lambda world: [{"id": world._fresh("named"), "source": _folder(world)}],
+    "/v1/models": lambda world: [
+        {"id": world._fresh("named"), "source": _folder(world)},
+        {"id": world._fresh("leaf"), "source": _adapter(world), "base": world._id("stem")},
+    ],
     "/v1/files": lambda _: [{"file": _chat_file(), "purpose": "fine-tune"}],
     "/v1/fine_tuning/jobs": lambda world: [
         {"model": world._id("echo"), "training_file": world._id("chats"), "suffix": "docs"}

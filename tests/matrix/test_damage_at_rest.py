@@ -227,7 +227,13 @@ def test_the_base_of_an_adapter_is_read_too(spec: Callable[..., JobSpec], tmp_pa
 
     digest = folder_digest(list(adapter.iterdir()))
     verify_folder(adapter, digest, name="adapter")
-    source = ModelSource(name="adapter", folder=str(adapter), digest=digest, base_folder=str(base))
+    source = ModelSource(
+        name="adapter",
+        folder=str(adapter),
+        digest=digest,
+        base_folder=str(base),
+        base_digest=manifest.base,
+    )
     verify_inputs(spec(base=source))
     with damaged(base / "config.json", "a bit flipped"), pytest.raises(IntegrityError):
         verify_inputs(spec(base=source))

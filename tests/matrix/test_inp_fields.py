@@ -107,7 +107,7 @@ MORE: dict[str, list[Json]] = {
 """What is laid over the first accepted body of a path, so that every field has a parent."""
 NAMING = {
     ("model",), ("training_file",), ("validation_file",), ("file_ids", 0), ("source",), ("id",),
-    ("revision",),
+    ("revision",), ("upstream",), ("task",), ("base",),
     ("target", "label"), ("target", "contrast"), ("name",), ("questions", 0, "choices", 0, "value"),
     ("questions", 0, "choices"), ("questions", 0, "levels"), ("questions",),
     ("questions", 0, "levels", 0, "label"), ("prompt", 0), ("prompt", 0, 0),

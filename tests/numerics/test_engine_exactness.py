@@ -16,7 +16,7 @@ from purvey.engine.batch import TILE_TOKENS, Batch
 from purvey.engine.core import Core
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache
-from purvey.engine.linear import BlockedLinear, PackedLinear, RowLinear, has_packed_kernels
+from purvey.engine.linears.rows import BlockedLinear, PackedLinear, RowLinear, has_packed_kernels
 from purvey.engine.logits import HostLogits, SpanLogits
 from purvey.engine.request import Sequence
 from purvey.engine.runner import Runner

@@ -129,7 +129,7 @@ def test_scores_and_log_probabilities_are_those_of_the_network(
 ) -> None:
     core = core_of(gpt2)
     prompt, output = PROMPTS[0], PROMPTS[1]
-    scores = Scorer(core, lambda _: (prompt, output)).submit(
+    scores = Scorer(core, lambda *_: (prompt, output)).submit(
         [(TokenPrompt(tokens=tuple(prompt)), TokenPrompt(tokens=tuple(output)))]
     )
     while core.step():

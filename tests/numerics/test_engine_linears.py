@@ -232,8 +232,9 @@ def test_auto_takes_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert with_machine(levels=127, onednn=False, bf16=True) == "int8"
     assert with_machine(levels=None, onednn=True, bf16=True) == "int8"
-    assert with_machine(levels=63, onednn=False, bf16=True) == "bf16"
-    assert with_machine(levels=63, onednn=False, bf16=False) == "fp32"
+    assert with_machine(levels=63, onednn=False, bf16=False) == "int8"
+    assert with_machine(levels=None, onednn=False, bf16=True) == "bf16"
+    assert with_machine(levels=None, onednn=False, bf16=False) == "fp32"
     assert choose("auto", num_parameters=SMALL_PARAMETERS - 1) == "fp32"
     assert choose("int4", num_parameters=1) == "int4"
     assert isinstance(linears("int4"), Int4Linears)

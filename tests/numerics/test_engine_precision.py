@@ -156,7 +156,7 @@ def test_scores_do_not_depend_on_company(
     def scores(chunks: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         runner = Runner(frozen(trained, chosen), KVCache(CONFIG, num_blocks=32))
         core = Core(runner, max_batch_tokens=71, has_prefix_cache=False)
-        future = Scorer(core, lambda pair: ([], [])).submit_encoded(chunks)
+        future = Scorer(core, lambda *_: ([], [])).submit_encoded(chunks)
         while core.step():
             core.check()
         return future.result()

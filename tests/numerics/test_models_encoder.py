@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from purvey.contracts.embedding import Embed, NamedText, Rank
 from purvey.contracts.limits import Limits
 from purvey.contracts.model import MANIFEST_NAME
-from purvey.engine import linear
 from purvey.engine.embedding.door import EmbeddingDoor
 from purvey.engine.embedding.vectors import Vectors
+from purvey.engine.linears import rows
 from purvey.errors import (
     ContextLengthError,
     InvalidCheckpointError,
@@ -121,7 +121,7 @@ def test_a_decoder_embeds_too(tmp_path: Path, pooling: Pooling) -> None:
 def test_neighbours_do_not_change_a_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_packed: bool
 ) -> None:
-    monkeypatch.setattr(linear, "has_packed_kernels", lambda: is_packed)
+    monkeypatch.setattr(rows, "has_packed_kernels", lambda: is_packed)
     if kind == "decoder":
         write_decoder(tmp_path)
         _manifest(tmp_path, "decoder", pooling="mean")

@@ -79,6 +79,7 @@ class Jobs:
         resume_from: str | None = None,
         base: ModelSource | None = None,
         module_root: Path | None = None,
+        num_threads: int = 1,
     ) -> Path:
         output = self.folder()
         spec = JobSpec(
@@ -93,6 +94,7 @@ class Jobs:
             output_dir=str(output),
             resume_from=resume_from,
             module_roots=(str(module_root),) if module_root is not None else (),
+            num_threads=num_threads,
         )
         train.run(spec, link)
         return output

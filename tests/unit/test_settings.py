@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from purvey import settings as settings_module
 from purvey.errors import SettingError
 from purvey.settings import HttpSettings, Settings, client_environment, load_settings
 
@@ -174,3 +175,43 @@ def test_settings_cannot_be_changed() -> None:
 def test_every_setting_says_what_it_means() -> None:
     fields = {**Settings.model_fields, **HttpSettings.model_fields}
     assert [name for name, field in fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/\n", {}, []),
+        ("0::/\n", {"": "250000 100000\n"}, [2.5]),
+        ("0::/\n", {"": "max 100000\n"}, []),
+        ("0::/a/b\n", {"a/b": "max 100000", "a": "150000 100000"}, [1.5]),
+        ("0::/a/b\n", {"a/b": "50000 100000", "a": "400000 100000"}, [0.5, 4.0]),
+        ("2:cpu:/x\n0::/a\n", {"a": "300000 100000"}, [3.0]),
+        ("0::/elsewhere\n", {"": "200000 100000"}, [2.0]),
+        ("0::/../../etc\n", {"": "200000 100000"}, [2.0]),
+        ("0::/\n", {"": "nonsense\n"}, []),
+        ("1:name=systemd:/\n", {"": "200000 100000"}, [2.0]),
+    ],
+)
+def test_the_quotas_of_every_group_around_count(
+    tmp_path: Path, own: str, limits: dict[str, str], expected: list[float]
+) -> None:
+    root, told = tmp_path / "groups", tmp_path / "own"
+    root.mkdir()
+    told.write_text(own)
+    for group, limit in limits.items():
+        (root / group).mkdir(parents=True, exist_ok=True)
+        (root / group / "cpu.max").write_text(limit)
+    assert list(settings_module._quotas(root, told)) == expected
+
+
+def test_a_quota_bounds_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    for quotas, expected in (([], 64), ([2.5, 80.0], 2), ([0.5], 1), ([100.0], 64)):
+        monkeypatch.setattr(settings_module, "_quotas", lambda *_, q=quotas: iter(q))
+        assert Settings().job_threads == Settings().engine_threads == expected
+    assert Settings(job_threads=8).job_threads == 8, "what is given is taken"
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan", "half"])
+def test_a_share_is_a_share(share: str) -> None:
+    assert refusal(flags={"job_share": share}).param == "job_share"

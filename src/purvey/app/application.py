@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +18,13 @@ from purvey.app.data_folder import DataFolder
 from purvey.app.gauges import show_engines, show_jobs
 from purvey.app.http_server import HttpServer, bind
 from purvey.app.job_effects import JobEffects
+from purvey.app.upstream_keys import configs_of
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.deployment import EngineOptions
 from purvey.engine.client import LocalEngineLauncher
 from purvey.errors import InternalError
 from purvey.ipc.confinement import memory_of_machine
+from purvey.ipc.sharing import Sharing
 from purvey.jobs.bell import Bell
 from purvey.jobs.launcher import LocalJobLauncher
 from purvey.jobs.run import RunConfig
@@ -29,19 +32,23 @@ from purvey.jobs.service import JobService
 from purvey.jobs.supervisor import Supervisor
 from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
+from purvey.network.upstream import Upstreams
 from purvey.registry.deployments.book import Deployments
 from purvey.registry.deployments.directory import Directory
 from purvey.registry.engines.place import EngineLimits
 from purvey.registry.engines.pool import EnginePool
 from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
+from purvey.registry.upstream_models import UpstreamModels
 from purvey.server.application import create_app
 from purvey.server.services import Defaults, Services
+from purvey.settings import num_processors
 from purvey.store import keys
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
 from purvey.store.idempotency.sweeping import sweep_old
+from purvey.store.seals.marks import Seals
 from purvey.store.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -51,6 +58,8 @@ if TYPE_CHECKING:
     from purvey.settings import Settings
 
 logger = logging.getLogger(__name__)
+KeepSpare = Callable[[int], Coroutine[None, None, None]]
+"""Keeps an engine process ready for the next model, with so many threads, until cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +100,16 @@ def build(
         listener = bind(settings.host, settings.port, backlog=settings.http.backlog)
         undo.callback(listener.close)
         stores = _open_stores(settings, clock or SystemClock())
+        sharing = Sharing(job_share=settings.job_share, num_processors=num_processors())
+        local_engines = LocalEngineLauncher(cwd=stores.folder.engines, sharing=sharing)
+        has_spare = settings.spare_engine and engine_launcher is None
         application = _assemble(
             settings,
             stores,
             listener,
-            engine_launcher=engine_launcher or LocalEngineLauncher(cwd=stores.folder.engines),
-            job_launcher=job_launcher or LocalJobLauncher(),
+            engine_launcher=engine_launcher or local_engines,
+            keep_spare=local_engines.keep_spare if has_spare else None,
+            job_launcher=job_launcher or LocalJobLauncher(sharing=sharing),
             outbound=outbound or Outbound(settings.outbound_hosts),
         )
         undo.pop_all()
@@ -109,12 +122,18 @@ def _assemble(
     listener: socket.socket,
     *,
     engine_launcher: "EngineLauncher",
+    keep_spare: KeepSpare | None,
     job_launcher: "JobLauncher",
     outbound: Outbound,
 ) -> "Application":
     database, clock, bell, readiness = stores.database, stores.clock, Bell(), _Readiness()
+    upstreams = Upstreams(configs_of(settings.upstreams), monotonic=clock.monotonic)
     models = ModelRegistry(
-        database, stores.artifacts, model_roots=settings.model_roots, clock=clock
+        database,
+        stores.artifacts,
+        model_roots=settings.model_roots,
+        clock=clock,
+        seals=Seals(stores.folder.cache / "sealed"),
     )
     hooks = JobEffects(
         blobs=stores.blobs,
@@ -132,27 +151,23 @@ def _assemble(
         database=database,
         blobs=stores.blobs,
         artifacts=stores.artifacts,
-        sweeper=Sweeper(
-            database,
-            artifacts=stores.artifacts,
-            blobs=stores.blobs,
-            work=stores.folder.jobs,
-        ),
+        sweeper=_sweeper(stores),
         keys=KeyRing(database, pepper=stores.pepper, clock=clock),
         meter=Meter(database, clock),
         jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
         models=models,
         deployments=Deployments(database, directory, clock=clock),
         engines=EnginePool(
-            engine_launcher, models, directory, limits=_engine_limits(settings), clock=clock
+            engine_launcher,
+            models,
+            directory,
+            limits=_engine_limits(settings, stores.folder),
+            clock=clock,
         ),
         outbound=outbound,
-        pulls=Pulls(
-            outbound,
-            host=settings.hub_host,
-            token=settings.hub_token.get_secret_value() if settings.hub_token else None,
-            root=settings.model_roots[0] if settings.model_roots else None,
-        ),
+        pulls=_pulls(settings, outbound),
+        upstreams=upstreams,
+        upstream_models=UpstreamModels(database, upstreams, clock=clock),
         clock=clock,
         is_ready=readiness.is_ready,
         started_at=clock.monotonic(),
@@ -166,6 +181,7 @@ def _assemble(
         folder=stores.folder,
         listener=listener,
         readiness=readiness,
+        keep_spare=keep_spare,
     )
 
 
@@ -186,11 +202,12 @@ class Application:
         folder: DataFolder,
         listener: socket.socket,
         readiness: "_Readiness",
+        keep_spare: KeepSpare | None,
     ) -> None:
         self.services = services
         self.first_key: str | None = None
         self._settings, self._supervisor, self._folder = settings, supervisor, folder
-        self._readiness = readiness
+        self._readiness, self._keep_spare = readiness, keep_spare
         self._address = listener.getsockname()
         self._http = HttpServer(create_app(services), settings, listener)
         self._thread: threading.Thread | None = None
@@ -266,7 +283,7 @@ class Application:
     async def _serve(self, stop_asked: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._http.run(), name="http")
-            upkeep = (
+            upkeep: tuple[asyncio.Task[None], ...] = (
                 tasks.create_task(self.services.engines.tend(), name="engines"),
                 tasks.create_task(show_engines(self.services.engines), name="engine-gauges"),
                 tasks.create_task(show_jobs(self.services.database), name="job-gauges"),
@@ -278,6 +295,9 @@ class Application:
             await self._http.listening()
             self._readiness.take_up()
             logger.info("server.started", extra={"url": self.base_url})
+            if self._keep_spare is not None:
+                keeping = self._keep_spare(self._settings.engine_threads)
+                upkeep = (*upkeep, tasks.create_task(keeping, name="spare-engine"))
             try:
                 await stop_asked.wait()
             finally:
@@ -295,6 +315,7 @@ class Application:
         await asyncio.gather(serving, self._supervisor.drain(timeout_s=timeout_s))
         left_s = timeout_s - (self.services.clock.monotonic() - began)
         await self.services.engines.drain(max(1.0, left_s))
+        await self.services.upstreams.close()
         logger.info("server.stopped")
 
     def _begin_to_stop(self) -> None:
@@ -348,12 +369,33 @@ def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
     return stores
 
 
-def _engine_limits(settings: "Settings") -> EngineLimits:
+def _sweeper(stores: _Stores) -> Sweeper:
+    return Sweeper(
+        stores.database,
+        artifacts=stores.artifacts,
+        blobs=stores.blobs,
+        work=stores.folder.jobs,
+    )
+
+
+def _pulls(settings: "Settings", outbound: Outbound) -> Pulls:
+    return Pulls(
+        outbound,
+        host=settings.hub_host,
+        token=settings.hub_token.get_secret_value() if settings.hub_token else None,
+        root=settings.model_roots[0] if settings.model_roots else None,
+    )
+
+
+def _engine_limits(settings: "Settings", folder: DataFolder) -> EngineLimits:
     return EngineLimits(
         num_threads=settings.engine_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
         max_batch_tokens=settings.max_batch_tokens,
         prefix_cache=settings.prefix_cache,
+        adapter_bytes=settings.adapter_bytes,
+        kept_folder=str(folder.cache / "prepacked"),
+        kept_bytes=settings.prepacked_bytes,
         device=settings.device,
         memory_bytes=settings.model_memory_bytes or memory_of_machine() * 3 // 4,
         max_loaded=settings.max_loaded_models,

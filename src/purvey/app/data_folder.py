@@ -25,6 +25,7 @@ class DataFolder:
         self.root = root
         self.blobs, self.artifacts = root / "blobs", root / "artifacts"
         self.jobs, self.engines = root / "jobs", root / "engines"
+        self.cache = root / "cache"  # made when needed; may be emptied while no server runs
         self._lock = lock
 
     @classmethod

@@ -35,6 +35,7 @@ def _memory_text(engine: ModelEngine) -> str:
         "weights": engine.weights_bytes,
         "KV cache": engine.kv_cache_bytes,
         "workspace": engine.workspace_bytes,
+        "adapters": engine.adapter_bytes,
     }
     sizes = " + ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items() if size)
     how = ", through transformers (slower)" if engine.path == "transformers" else ""

@@ -12,6 +12,7 @@ from purvey.cli.commands.backing_up import backup, restore
 from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
 from purvey.cli.commands.explaining import explain
+from purvey.cli.commands.exporting import export
 from purvey.cli.commands.listing import list_objects, remove, show
 from purvey.cli.commands.pulling import pull
 from purvey.cli.commands.residency import ps, stop
@@ -68,6 +69,7 @@ app.add_typer(jobs.app, name="jobs")
 app.command("list")(list_objects)
 app.command()(show)
 app.command("rm")(remove)
+app.command()(export)
 app.command()(ps)
 app.command()(stop)
 app.command()(explain)

@@ -1,12 +1,25 @@
 """Models, keys, usage and the state of the server."""
 
+import builtins
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
+from purvey.client.exporting import exported
 from purvey.client.paging import items
 from purvey.client.perplexity import Perplexity, measure
 from purvey.client.transport import Json, Transport
-from purvey.client.values import Key, Model, Page, Pull, Pulls, ServerState, Unloaded, UsageTotal
+from purvey.client.values import (
+    Key,
+    Model,
+    ModelFile,
+    Page,
+    Pull,
+    Pulls,
+    ServerState,
+    Unloaded,
+    UsageTotal,
+)
 
 
 class Models:
@@ -23,16 +36,22 @@ class Models:
         """Return a model."""
         return self._transport.get(f"/v1/models/{quote(name, safe='')}", Model)
 
-    def register(self, name: str, folder: str) -> Model:
-        """Register a folder that lies under one of the server's model roots (administrator)."""
-        return self._transport.create("/v1/models", Model, body={"id": name, "source": folder})
+    def register(self, name: str, folder: str, *, base: str | None = None) -> Model:
+        """Register a folder that lies under one of the server's model roots (administrator).
 
-    def pull(self, name: str, source: str, revision: str) -> Model:
+        Of an adapter in PEFT's format, `base` names the registered model that it belongs to, where
+        the folder does not name one.
+        """
+        body: Json = {"id": name, "source": folder} | ({} if base is None else {"base": base})
+        return self._transport.create("/v1/models", Model, body=body)
+
+    def pull(self, name: str, source: str, revision: str, *, base: str | None = None) -> Model:
         """Have the server fetch a model from the hub and register it (administrator).
 
-        Waits until it is there; `pulls` says how far it is.
+        Waits until it is there; `pulls` says how far it is. `base` as for `register`.
         """
-        body = {"id": name, "source": source, "revision": revision}
+        body: Json = {"id": name, "source": source, "revision": revision}
+        body |= {} if base is None else {"base": base}
         return self._transport.create("/v1/models", Model, body=body)
 
     def pulls(self) -> Sequence[Pull]:
@@ -42,6 +61,17 @@ class Models:
     def perplexity(self, name: str, text: str) -> Perplexity:
         """Return how well a language model, loaded if need be, foresees a text."""
         return measure(self._transport, name, text)
+
+    def export(self, name: str, folder: Path) -> builtins.list[ModelFile]:
+        """Write the files of a model that the server made into a new folder, and check them.
+
+        Of a LoRA fine-tune that is an adapter in PEFT's format.
+
+        Raises:
+            InvalidFileError: The folder is there already.
+            IntegrityError: A file arrived otherwise than the server had it; nothing is left.
+        """
+        return exported(self._transport, name, folder)
 
     def unload(self, name: str) -> Unloaded:
         """Let a model leave memory, as soon as what it runs has ended."""

@@ -91,6 +91,18 @@ class Transport:
         """Fetch raw content."""
         return self._request("GET", path).content
 
+    def save(self, path: str, file: IO[bytes], *, query: Query | None = None) -> None:
+        """Write raw content into an open file, as it comes."""
+        with (
+            self._named_failures(),
+            self._client.stream("GET", path, params=_present(query)) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise error_of(response)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+
     def upload(
         self, path: str, shape: type[V], *, fields: Json, name: str, content: IO[bytes]
     ) -> V:

@@ -151,6 +151,7 @@ class ModelEngine(Answer, frozen=True, kw_only=True):
     weights_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
+    adapter_bytes: int = 0
 
 
 class Model(Answer, frozen=True, kw_only=True):
@@ -168,6 +169,14 @@ class Model(Answer, frozen=True, kw_only=True):
     report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
     lineage: dict[str, Any] | None = None  # JSON values
     engines: list[ModelEngine] = []
+
+
+class ModelFile(Answer, frozen=True, kw_only=True):
+    """One file of a model's folder; `file` is its path there."""
+
+    file: str
+    bytes: int
+    sha256: str
 
 
 class Pull(Answer, frozen=True, kw_only=True):
@@ -205,6 +214,7 @@ class UsageTotal(Answer, frozen=True, kw_only=True):
 
     group: str
     requests: int = 0
+    estimated_requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
@@ -219,6 +229,18 @@ class Unloaded(Answer, frozen=True, kw_only=True):
     unloaded: int
 
 
+class EngineAdapter(Answer, frozen=True, kw_only=True):
+    """A model that is an adapter, in the engine of its base; spans in seconds."""
+
+    model: str
+    state: str
+    memory_bytes: int
+    users: int = 0
+    idle_s: float | None = None
+    expires_in_s: float | None = None
+    is_pinned: bool = False
+
+
 class Engine(Answer, frozen=True, kw_only=True):
     """A model in memory, on its way there or out; spans in seconds."""
 
@@ -230,6 +252,17 @@ class Engine(Answer, frozen=True, kw_only=True):
     idle_s: float | None = None
     expires_in_s: float | None = None
     is_pinned: bool = False
+    adapters: list[EngineAdapter] = []
+
+
+class UpstreamModel(Answer, frozen=True, kw_only=True):
+    """A model that another server computes, and whether that server is asked (`closed`)."""
+
+    model: str
+    upstream: str
+    upstream_model: str
+    state: str
+    users: int = 0
 
 
 class Memory(Answer, frozen=True, kw_only=True):
@@ -247,6 +280,7 @@ class ServerState(Answer, frozen=True, kw_only=True):
     version: str
     models_loaded: list[str] = []
     engines: list[Engine] = []
+    upstreams: list[UpstreamModel] = []
     memory: Memory = Memory()
     jobs_running: int = 0
     uptime_s: float = 0.0

@@ -42,6 +42,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         precision: What the weights are computed in.
         batch_window_ms: How long a one-pass model waits for more inputs, in milliseconds.
+        adapter: Name of an adapter of the deployment's model, which is served in its place.
         generation: Defaults of generations.
         keep_alive_s: Idle seconds before the engine leaves memory; 0 at once, negative never.
         is_pinned: Whether the engine is loaded at the start and never evicted.
@@ -49,6 +50,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     precision: Precision | None = None
     batch_window_ms: float | None = None
+    adapter: str | None = None
     generation: GenerationDefaults = GenerationDefaults()
     keep_alive_s: float | None = None
     is_pinned: bool = False

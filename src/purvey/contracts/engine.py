@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from purvey.contracts.adapter import AdapterDropped, AdapterLoaded, DropAdapter, LoadAdapter
 from purvey.contracts.chat.tools import CallDelta, Tool, ToolCall
 from purvey.contracts.deployment import Device, Precision
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
@@ -89,6 +90,9 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """First frame to an engine process: what to load and what it may use.
 
     `precision` is what a language model is computed in; other models compute in float32.
+    `kept_folder` holds weights as they are computed with, at most `kept_bytes` of them, so that a
+    second load is quick; "" keeps none. `adapter_bytes` is what its adapters may take together; 0
+    serves none.
     `failpoints` is a plan of `purvey.failpoints`, empty but in tests.
     """
 
@@ -100,6 +104,9 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     device: Device = "auto"
     batch_window_s: float = 0.002
     prefix_cache: bool = True
+    adapter_bytes: int = 2**28
+    kept_folder: str = ""
+    kept_bytes: int = 0
     failpoints: str = ""
 
 
@@ -114,6 +121,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
             its fair share of the engine.
         priority: 1 is admitted before 0, and -1 after it; waiting raises it.
         deadline_s: Seconds within which computing must have begun, else it is refused.
+        adapter: Digest of the adapter that computes, "" for the base alone; one that is not loaded
+            is refused with `adapter_not_loaded`: load it and ask again.
     """
 
     request_id: str
@@ -122,18 +131,20 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     salt: str = ""
     priority: Annotated[int, msgspec.Meta(ge=-1, le=1)] = 0
     deadline_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    adapter: str = ""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Log-probabilities of given outputs after each prompt. Answered by `Scored`.
 
     Each pair is (prompt, output); low priority: it never delays a decoding step by more than
-    one batch. `salt` is the project, as for `Generate`.
+    one batch. `salt` is the project, and `adapter` what computes, as for `Generate`.
     """
 
     request_id: str
     pairs: tuple[tuple[Prompt, TextPrompt | TokenPrompt], ...]
     salt: str = ""
+    adapter: str = ""
 
 
 class Classify(msgspec.Struct, frozen=True, kw_only=True, tag="classify"):
@@ -144,10 +155,11 @@ class Classify(msgspec.Struct, frozen=True, kw_only=True, tag="classify"):
 
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
-    """Token ids of a prompt. Answered by `Tokenized`."""
+    """Token ids of a prompt, by the adapter's chat template. Answered by `Tokenized`."""
 
     request_id: str
     prompt: Prompt
+    adapter: str = ""
 
 
 class Explain(msgspec.Struct, frozen=True, kw_only=True, tag="explain"):
@@ -155,6 +167,7 @@ class Explain(msgspec.Struct, frozen=True, kw_only=True, tag="explain"):
 
     request_id: str
     request: ExplanationRequest
+    adapter: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -167,9 +180,11 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Take nothing new, finish what runs, then exit with status 0."""
 
 
-ToEngine = (
-    LoadModel | Generate | Score | Classify | Embed | Rank | Tokenize | Explain | Cancel | Drain
+Question = (
+    Generate | Score | Classify | Embed | Rank | Tokenize | Explain | LoadAdapter | DropAdapter
 )
+"""What is answered."""
+ToEngine = LoadModel | Question | Cancel | Drain
 
 # Engine to control plane -----------------------------------------------------------------
 
@@ -209,6 +224,10 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     precision: str = "float32"
     path: ComputePath = "native"
     is_calibrated: bool = False
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag="waiting"):
+    """First word of a spare process: it has everything but a model, and waits for `LoadModel`."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="load_failed"):
@@ -318,6 +337,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
         preemptions: Requests that gave their blocks back to go on later, since it started.
         prefix_queried_tokens: Prompt tokens of all requests that were begun.
         prefix_hit_tokens: How many of these the cache knew.
+        adapters: Digests of those that requests may name, in order.
     """
 
     running: int
@@ -328,10 +348,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     preemptions: int = 0
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 FromEngine = (
-    ModelLoaded
+    Waiting
+    | ModelLoaded
     | LoadFailed
     | Started
     | Delta
@@ -342,6 +364,8 @@ FromEngine = (
     | Ranked
     | Tokenized
     | Explained
+    | AdapterLoaded
+    | AdapterDropped
     | Refused
     | EngineStats
 )
@@ -396,6 +420,14 @@ class EngineClient(Protocol):
 
     async def explain(self, request: Explain) -> Explained:
         """Return an attribution with its faithfulness."""
+        ...
+
+    async def load_adapter(self, request: LoadAdapter) -> AdapterLoaded:
+        """Make an adapter ready; concurrent calls for one of them load it once."""
+        ...
+
+    async def drop_adapter(self, request: DropAdapter) -> AdapterDropped:
+        """Forget an adapter, once nothing computes with it."""
         ...
 
     async def close(self, *, timeout_s: float) -> None:

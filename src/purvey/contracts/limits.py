@@ -153,6 +153,12 @@ class Limits:
     """Prompt tokens and possible output tokens of all requests that one engine holds."""
     owed_usage_rows: int = 10_000
     """Usage rows that a full disk may keep waiting before requests to models are refused."""
+    upstream_event_bytes: int = 8 * 2**20
+    """One event of a stream that another server sends."""
+    upstream_answer_bytes: int = 64 * 2**20
+    """One whole answer of another server."""
+    upstream_tokens: int = 16 * 2**20
+    """Tokens of one request that another server may claim; what claims more is not believed."""
     loading_requests: int = 128
     """Requests that wait for one model to load."""
     waiting_models: int = 64

@@ -17,9 +17,14 @@ TrainedTask = Literal[
 ]
 """What a recipe may train."""
 Task = Literal[TrainedTask, "embedding", "rerank"]
-Family = Literal["decoder", "transformers", "encoder", "text-ngrams", "module"]
+Family = Literal["decoder", "transformers", "encoder", "text-ngrams", "module", "upstream"]
 """`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
-`text-ngrams`: models/text_ngrams.py. `module`: a user's class."""
+`text-ngrams`: models/text_ngrams.py. `module`: a user's class. `upstream`: another server, never a
+folder."""
+UPSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What an upstream, a server that computes models for this one, may be called."""
+UpstreamTask = Literal["text-generation", "embedding"]
+"""What is passed on to upstreams: chat and completions, or embeddings."""
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
@@ -88,9 +93,23 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
         folder: Absolute path of the model folder.
         digest: Content digest of the folder (hex SHA-256).
         base_folder: Folder of the base when `folder` is an adapter, else None.
+        base_digest: Content digest of that folder.
     """
 
     name: str
     folder: str
     digest: str
     base_folder: str | None = None
+    base_digest: str | None = None
+
+
+class UpstreamModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model is that another server computes: the lineage of its record.
+
+    Args:
+        upstream: The server, by its name in the settings.
+        model: What that server calls the model.
+    """
+
+    upstream: str
+    model: str

@@ -187,7 +187,8 @@ UsageKind = Literal[
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the append-only ledger, unique by (`request_id`, `attempt`).
 
-    Units: tokens, images, rows, and seconds of computing.
+    Units: tokens, images, rows, and seconds of computing. `is_estimated` marks tokens that whoever
+    computed them has not counted, or not credibly.
     """
 
     request_id: str
@@ -202,6 +203,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     images: int = 0
     rows: int = 0
     compute_s: float = 0.0
+    is_estimated: bool = False
     created_at: float
 
 
@@ -210,6 +212,7 @@ class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
 
     group: str
     requests: int
+    estimated_requests: int = 0
     input_tokens: int
     output_tokens: int
     images: int

@@ -58,7 +58,7 @@ class FrameReader(Generic[M]):
                 end = start + _LENGTH.size + size
                 if len(self._buffer) < end:
                     break
-                body = bytes(self._buffer[start + _LENGTH.size : end])
+                body = self._buffer[start + _LENGTH.size : end]
                 start = end
                 yield self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -77,11 +77,13 @@ def build_batch(chunks: Listed[tuple[Sequence, int]], cache: Places) -> Batch:
         spans.append(_span(sequence, num_tokens, first_row, cache))
         first_row += num_tokens
     tokens = [t for s in spans for t in s.sequence.tokens[s.start : s.end]]
+    positions = [position for s in spans for position in range(s.start, s.end)]
+    slots = [s.place.slot(position) for s in spans for position in range(s.start, s.end)]
     wanted = [s.first_row + position - s.start for s in spans for position in s.wanted]
     return Batch(
         tokens_T=torch.tensor(tokens, dtype=torch.int64),
-        positions_T=torch.cat([torch.arange(s.start, s.end) for s in spans]),
-        slots_T=torch.cat([s.place.slots_C[s.start :] for s in spans]),
+        positions_T=torch.tensor(positions, dtype=torch.int64),
+        slots_T=torch.tensor(slots, dtype=torch.int64),
         wanted_R=torch.tensor(wanted, dtype=torch.int64),
         spans=tuple(spans),
     )

@@ -15,8 +15,8 @@ from purvey.errors import KVCacheExhaustedError
 
 BlockId = NewType("BlockId", int)
 _GROWTH_ROOM = 16
-"""Blocks behind a run that are kept for its growth where others will do for others: decoding
-reads a run without a copy."""
+"""Blocks behind a run that are kept for its growth where others will do for others: what reads a
+prompt copies no values of a run."""
 
 
 class BlockPool:
@@ -58,7 +58,7 @@ class BlockPool:
     ) -> list[BlockId]:
         """Take blocks that nobody holds, all of them or none; what they were known by is lost.
 
-        Neighbours are taken where there are any: `kv_cache.py` reads them without copying. Blank
+        Neighbours are taken where there are any: `kv_cache.py` copies less of them. Blank
         blocks go first, then idle ones, the one that was used longest ago before all others.
 
         Args:

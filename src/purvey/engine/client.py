@@ -8,9 +8,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from purvey.contracts.adapter import AdapterDropped, AdapterLoaded, DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Cancel,
@@ -28,14 +30,18 @@ from purvey.contracts.engine import (
     LoadFailed,
     LoadModel,
     ModelLoaded,
+    Question,
     Refused,
     Score,
     Scored,
     Started,
     Tokenize,
     Tokenized,
+    Waiting,
 )
 from purvey.contracts.limits import LIMITS
+from purvey.engine.awaited import Awaited
+from purvey.engine.spare import Spare, end
 from purvey.errors import (
     CapacityError,
     InternalError,
@@ -44,15 +50,30 @@ from purvey.errors import (
     WorkerCrashedError,
     from_code,
 )
-from purvey.ipc.child import Child, spawn, thread_limits
+from purvey.ipc.child import Child, spawn, thread_limits, worker_command
+from purvey.ipc.sharing import UNSHARED, Sharing
 from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
-OneAnswer = Scored | Classified | Embedded | Ranked | Tokenized | Explained
+OneAnswer = (
+    Scored | Classified | Embedded | Ranked | Tokenized | Explained | AdapterLoaded | AdapterDropped
+)
 Answer = Started | Delta | Finished | OneAnswer | Refused
-A = TypeVar("A", Scored, Classified, Embedded, Ranked, Tokenized, Explained)
+A = TypeVar(
+    "A",
+    Scored,
+    Classified,
+    Embedded,
+    Ranked,
+    Tokenized,
+    Explained,
+    AdapterLoaded,
+    AdapterDropped,
+)
+_SPARE = ("--spare",)
+_STREAMED, _NOT_LAST = (Started, Delta, Finished), (Started, Delta)
+_OF_LOADING = (Waiting, ModelLoaded, LoadFailed)
 _NUM_REMEMBERED = 16_384
 SILENCE_S = 60.0
 """How long an engine that has requests may say nothing, not even its statistics of every second."""
@@ -70,6 +91,7 @@ class LocalEngineLauncher:
         load_timeout_s: Longest time a model may take to load.
         silence_s: Longest time that a loaded engine with requests may say nothing.
         command: What to run instead of `python -m purvey.worker engine`.
+        sharing: Hears when they have work, and says which processors they may use.
     """
 
     def __init__(
@@ -79,9 +101,20 @@ class LocalEngineLauncher:
         load_timeout_s: float = 900.0,
         silence_s: float = SILENCE_S,
         command: Sequence[str] | None = None,
+        sharing: Sharing = UNSHARED,
     ) -> None:
-        self._cwd, self._command = cwd, command
+        self._cwd, self._command, self._sharing = cwd, command, sharing
         self._load_timeout_s, self._silence_s = load_timeout_s, silence_s
+        self._spares: dict[int, Spare] = {}
+
+    async def keep_spare(self, num_threads: int) -> None:
+        """Keep a process ready for the next launch with so many threads, until cancelled."""
+        spare = Spare(partial(self._spawn, num_threads, *_SPARE))
+        self._spares[num_threads] = spare
+        try:
+            await spare.keep()
+        finally:
+            del self._spares[num_threads]
 
     async def launch(self, load: LoadModel) -> "IpcEngine":
         """Start an engine and wait until its model is loaded.
@@ -89,14 +122,9 @@ class LocalEngineLauncher:
         Raises:
             PurveyError: The error of `LoadFailed`, or `WorkerCrashedError`.
         """
-        child: Child[FromEngine] = await spawn(
-            "engine",
-            incoming=FromEngine,
-            env=thread_limits(load.num_threads),
-            cwd=self._cwd,
-            command=self._command,
-        )
-        messages = child.messages()
+        child, messages = await self._start(load.num_threads)
+        self._sharing.add_engine(child)
+        self._sharing.tell_busy(child, is_busy=True)  # somebody waits for it
         loaded: ModelLoaded | None = None
         try:
             async with asyncio.timeout(self._load_timeout_s):
@@ -106,9 +134,28 @@ class LocalEngineLauncher:
             raise WorkerCrashedError("the engine took too long to load its model") from error
         finally:
             if loaded is None:  # whatever it was, no process is left behind
-                await _end(child)
+                await end(child)
         logger.info("engine.loaded", extra={"model": load.source.name, "pid": child.pid})
-        return IpcEngine(child, messages, loaded, silence_s=self._silence_s)
+        self._sharing.tell_busy(child, is_busy=False)
+        return IpcEngine(child, messages, loaded, silence_s=self._silence_s, sharing=self._sharing)
+
+    async def _start(self, num_threads: int) -> tuple[Child[FromEngine], AsyncIterator[FromEngine]]:
+        """Take the process that waits, if one does, or start one."""
+        spare = self._spares.get(num_threads)
+        started = spare.take() if spare else None
+        if started is not None:
+            return started.child, started.messages
+        child = await self._spawn(num_threads)
+        return child, child.messages()
+
+    async def _spawn(self, num_threads: int, *arguments: str) -> Child[FromEngine]:
+        return await spawn(
+            "engine",
+            incoming=FromEngine,
+            env=thread_limits(num_threads),
+            cwd=self._cwd,
+            command=(*(self._command or worker_command("engine")), *arguments),
+        )
 
     async def _first_reply(self, messages: AsyncIterator[FromEngine]) -> ModelLoaded:
         match await anext(messages, None):
@@ -136,12 +183,14 @@ class IpcEngine:
         model: ModelLoaded,
         *,
         silence_s: float,
+        sharing: Sharing,
     ) -> None:
         self.pid = child.pid
+        self._sharing = sharing
         self._child, self._messages, self._model = child, messages, model
         self._stats: EngineStats | None = None
         # Unbounded: an answer is bounded by the context, and blocking one would block all.
-        self._inboxes: dict[str, asyncio.Queue[Answer | None]] = {}
+        self._inboxes: dict[str, Awaited[Answer | None]] = {}
         self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._ended: PurveyError | None = None
         self._is_draining = False
@@ -171,8 +220,12 @@ class IpcEngine:
         try:
             await self._child.send(request)
             while True:
-                answer = await self._next(request.request_id, inbox)
-                if not isinstance(answer, Started | Delta | Finished):
+                told = await inbox.get()
+                if type(told) is Delta:  # nearly all are
+                    yield told
+                    continue
+                answer = self._checked(request.request_id, told)
+                if not isinstance(answer, _STREAMED):
                     raise self._disagree(answer)
                 yield answer
                 if isinstance(answer, Finished):
@@ -204,6 +257,14 @@ class IpcEngine:
         """Return an attribution with its faithfulness."""
         return await self._ask(request, Explained)
 
+    async def load_adapter(self, request: LoadAdapter) -> AdapterLoaded:
+        """Make an adapter ready; concurrent calls for one of them load it once."""
+        return await self._ask(request, AdapterLoaded)
+
+    async def drop_adapter(self, request: DropAdapter) -> AdapterDropped:
+        """Forget an adapter, once nothing computes with it."""
+        return await self._ask(request, AdapterDropped)
+
     async def close(self, *, timeout_s: float) -> None:
         """Drain, then end the process; kill it when the time has passed."""
         self._is_draining = True
@@ -222,14 +283,14 @@ class IpcEngine:
         inbox = self._open(request.request_id)
         try:
             await self._child.send(request)
-            answer = await self._next(request.request_id, inbox)
+            answer = self._checked(request.request_id, await inbox.get())
         finally:
             self._close_inbox(request.request_id)
         if not isinstance(answer, kind):
             raise self._disagree(answer)
         return answer
 
-    def _open(self, request_id: str) -> "asyncio.Queue[Answer | None]":
+    def _open(self, request_id: str) -> Awaited[Answer | None]:
         if self._ended is not None:
             raise self._ended
         if self._is_draining:
@@ -238,16 +299,16 @@ class IpcEngine:
         if len(self._inboxes) >= most:  # no word to the engine: it has enough to do
             raise CapacityError(f"{most} requests are running or waiting already.")
         assert request_id not in self._inboxes, "a request id was used twice"
-        inbox: asyncio.Queue[Answer | None] = asyncio.Queue()
+        inbox: Awaited[Answer | None] = Awaited()
         self._inboxes[request_id] = inbox
+        self._sharing.tell_busy(self._child, is_busy=True)
         return inbox
 
-    async def _next(self, request_id: str, inbox: "asyncio.Queue[Answer | None]") -> Answer:
-        """Wait for the next answer; a last one takes the request's inbox away."""
-        answer = await inbox.get()
+    def _checked(self, request_id: str, answer: Answer | None) -> Answer:
+        """Return an answer that is one; a last one takes the request's inbox away."""
         if answer is None:
             raise self._ended or WorkerCrashedError("the engine process died")
-        if not isinstance(answer, Started | Delta):
+        if not isinstance(answer, _NOT_LAST):
             self._inboxes.pop(request_id, None)
         if isinstance(answer, Refused):
             raise from_code(answer.code, answer.message, param=answer.param)
@@ -255,7 +316,9 @@ class IpcEngine:
 
     def _close_inbox(self, request_id: str) -> None:
         """Cancel a request that has not had its last answer."""
-        if self._inboxes.pop(request_id, None) is None or self._ended is not None:
+        is_unanswered = self._inboxes.pop(request_id, None) is not None
+        self._sharing.tell_busy(self._child, is_busy=bool(self._inboxes))
+        if not is_unanswered or self._ended is not None:
             return
         self._forgotten[request_id] = None  # answers that are under way still come
         if len(self._forgotten) > _NUM_REMEMBERED:
@@ -289,9 +352,9 @@ class IpcEngine:
         self._ended = error
         self._watch.cancel()
         for inbox in self._inboxes.values():
-            inbox.put_nowait(None)
+            inbox.put(None)
         if not self._is_draining:  # else `close` waits for it to exit by itself
-            await _end(self._child)
+            await end(self._child)
 
     async def _end_when_frozen(self, silence_s: float) -> None:
         """Kill an engine that is stopped or locked up; its requests then end as for a death.
@@ -314,17 +377,22 @@ class IpcEngine:
         self._child.kill()
 
     def _dispatch(self, message: FromEngine) -> None:
+        if type(message) is Delta:  # nearly all are
+            inbox = self._inboxes.get(message.request_id)
+            if inbox is not None:
+                inbox.put(message)
+                return
         if isinstance(message, EngineStats):
             self._stats = message
             return
-        if isinstance(message, ModelLoaded | LoadFailed):
+        if isinstance(message, _OF_LOADING):
             raise InternalError("an engine loaded its model twice")
         inbox = self._inboxes.get(message.request_id)
         if inbox is not None:
-            inbox.put_nowait(message)
+            inbox.put(message)
         elif message.request_id not in self._forgotten:
             raise InternalError("an engine answered a request that nobody made")
-        elif not isinstance(message, Started | Delta):
+        elif not isinstance(message, _NOT_LAST):
             del self._forgotten[message.request_id]  # that was its last answer
 
     def _disagree(self, answer: Answer) -> InternalError:
@@ -337,9 +405,3 @@ def _is_stuck(before: EngineStats | None, now: EngineStats | None) -> bool:
     if before is None or now is None:
         return False
     return now.steps == before.steps and now.running + now.waiting > 0
-
-
-async def _end(child: Child[FromEngine]) -> None:
-    child.kill()
-    child.hang_up()
-    await child.wait()

@@ -10,6 +10,7 @@ from collections.abc import Sequence as Listed
 from purvey import failpoints
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.engine import EngineStats
+from purvey.engine.adapters.roster import Roster
 from purvey.engine.admission.floor import Floor
 from purvey.engine.batch import TILE_TOKENS, Span, build_batch
 from purvey.engine.inbox import Inbox
@@ -35,6 +36,7 @@ class Core:
         runner: The model and its cache.
         max_batch_tokens: Rows of one step at most.
         has_prefix_cache: Whether blocks are found again by what they hold.
+        roster: The adapters; each sequence holds its own from when it is accepted to its end.
         clock: What ages and deadlines are measured with.
 
     Raises:
@@ -47,6 +49,7 @@ class Core:
         *,
         max_batch_tokens: int,
         has_prefix_cache: bool = True,
+        roster: Roster | None = None,
         clock: Clock | None = None,
     ) -> None:
         if max_batch_tokens < 2 * TILE_TOKENS:
@@ -62,6 +65,7 @@ class Core:
         self._floor = Floor(
             self._budget, num_blocks=self._num_blocks, has_prefix_cache=has_prefix_cache
         )
+        self._roster = roster or Roster(lambda adapter: None)
         self._works: dict[str, Work] = {}
         self._num_steps = 0
         self._inbox = Inbox()
@@ -74,14 +78,22 @@ class Core:
         return self._num_blocks * BLOCK_TOKENS
 
     def submit(self, work: Work) -> None:
-        """Accept work.
+        """Accept work; the caller holds its adapter, if it has one.
 
         Raises:
             CapacityError: As many requests or tokens are held already as may be.
             ShuttingDownError: The engine drains.
         """
         work.sequence.arrived_s = self._clock.monotonic()
-        self._inbox.put(work)
+        adapter = work.sequence.adapter
+        if adapter is not None:
+            self._roster.hold(adapter)
+        try:
+            self._inbox.put(work)
+        except PurveyError:
+            if adapter is not None:
+                self._roster.release(adapter)
+            raise
 
     def cancel(self, request_id: str) -> None:
         """Forget work within one step; unknown and finished ids are left alone."""
@@ -107,6 +119,7 @@ class Core:
             preemptions=counts.preemptions,
             prefix_queried_tokens=counts.queried_tokens,
             prefix_hit_tokens=counts.hit_tokens,
+            adapters=self._roster.digests,
         )
 
     # The loop's thread -----------------------------------------------------------------------
@@ -155,7 +168,7 @@ class Core:
     def _enqueue(self, work: Work) -> None:
         sequence = work.sequence
         if sequence.request_id in self._works:
-            self._inbox.leave(sequence)
+            self._leave(sequence)
             work.fail(InternalError("a request with this id is running already."))
             return
         self._works[sequence.request_id] = work
@@ -233,4 +246,9 @@ class Core:
         if self._works.pop(work.sequence.request_id, None) is not None:
             self._floor.remove(work.sequence)
             self._runner.release(work.sequence.request_id)
-            self._inbox.leave(work.sequence)
+            self._leave(work.sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._inbox.leave(sequence)
+        if sequence.adapter is not None:
+            self._roster.release(sequence.adapter)

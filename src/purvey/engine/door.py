@@ -5,14 +5,18 @@ from purvey.contracts.sampling import Sampling
 from purvey.engine.generation import Generation, Reply
 from purvey.engine.output.grammar import Grammars
 from purvey.engine.output.tool_use import check_template, grammar_of, marks_of, reader_of
+from purvey.engine.output.voice import Voice
 from purvey.engine.request import Sequence
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.models.chat import ChatTemplate
+from purvey.models.language import eos_ids_of
 from purvey.models.tokenizer import Tokenizer
 
 
 class Door:
     """Turns requests into work, or refuses them before any work is done. Safe in any thread.
+
+    Where a voice is taken, None is the base's own.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -33,12 +37,22 @@ class Door:
         context_tokens: int,
         cache_tokens: int,
     ) -> None:
-        self._tokenizer, self._template, self._stop_ids = tokenizer, template, stop_ids
+        self._tokenizer = tokenizer
         self._vocabulary_size, self._context_tokens = vocabulary_size, context_tokens
         self._cache_tokens = cache_tokens
-        self._grammars = Grammars(tokenizer, stop_ids=stop_ids, vocabulary_size=vocabulary_size)
+        self._voice = Voice(
+            template=template, stop_ids=stop_ids, grammars=self._grammars_until(stop_ids)
+        )
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def voice_of(self, template: ChatTemplate | None) -> Voice:
+        """Return how an adapter converses: by a template of its own, else as the base does."""
+        if template is None:
+            return self._voice
+        stop_ids = frozenset(eos_ids_of(self._tokenizer, template))
+        grammars = self._grammars_until(stop_ids)
+        return Voice(template=template, stop_ids=stop_ids, grammars=grammars)
+
+    def encode(self, prompt: Prompt, voice: Voice | None = None) -> list[int]:
         """Return the token ids of a prompt.
 
         Raises:
@@ -48,14 +62,15 @@ class Door:
         """
         match prompt:
             case ChatPrompt(messages=messages):
-                if self._template is None:
+                template = (voice or self._voice).template
+                if template is None:
                     raise UnsupportedValueError(
                         "this model has no chat template.",
                         param="messages",
                         hint="Send plain text to /v1/completions instead.",
                     )
-                check_template(prompt, self._template)
-                ids = self._template.encode(
+                check_template(prompt, template)
+                ids = template.encode(
                     messages,
                     self._tokenizer,
                     tools=prompt.tools,
@@ -76,25 +91,31 @@ class Door:
         return self._tokenizer.encode(output.text, is_continuation=True)
 
     def encode_pair(
-        self, pair: tuple[Prompt, TextPrompt | TokenPrompt]
+        self, pair: tuple[Prompt, TextPrompt | TokenPrompt], voice: Voice | None = None
     ) -> tuple[list[int], list[int]]:
         """Return prompt and output to be scored.
 
         Raises:
             ContextLengthError: Together they exceed the context or the cache.
         """
-        prompt, output = self.encode(pair[0]), self.encode_output(pair[1])
+        prompt, output = self.encode(pair[0], voice), self.encode_output(pair[1])
         self._check_context(len(prompt), len(output), _param(pair[0]))
         return prompt, output
 
     def generation(
-        self, request: Generate, reply: Reply, *, is_background: bool = False
+        self,
+        request: Generate,
+        reply: Reply,
+        *,
+        voice: Voice | None = None,
+        is_background: bool = False,
     ) -> Generation:
         """Build the work of a request; without `max_tokens` it may take all room that is left.
 
         Args:
             request: What is asked.
             reply: Where answers go.
+            voice: Whose answer it is; the caller holds its adapter.
             is_background: Whether it yields to interactive requests.
 
         Raises:
@@ -102,9 +123,9 @@ class Door:
             InvalidSchemaError: The grammar cannot be enforced.
             UserError: What `encode` raises.
         """
-        prompt, sampling = request.prompt, request.sampling
+        prompt, sampling, voice = request.prompt, request.sampling, voice or self._voice
         self._check_bias(sampling)
-        ids = self.encode(prompt)
+        ids = self.encode(prompt, voice)
         left = min(self._context_tokens, self._cache_tokens + 1) - len(ids)
         num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
         self._check_context(len(ids), num_new, _param(prompt))
@@ -118,23 +139,27 @@ class Door:
             is_background=is_background,
             project=request.salt,
             salt=request.salt,
+            adapter=voice.adapter,
             priority=request.priority,
             deadline_s=request.deadline_s,
         )
-        grammar = grammar_of(prompt, sampling, self._template)
+        grammar = grammar_of(prompt, sampling, voice.template)
         reader = None
         if not is_background:  # which is scored afterwards, as it was written
-            reader = reader_of(prompt, ids, sampling, self._template, self._tokenizer)
+            reader = reader_of(prompt, ids, sampling, voice.template, self._tokenizer)
         return Generation(
             sequence,
             tokenizer=self._tokenizer,
-            stop_ids=self._stop_ids,
+            stop_ids=voice.stop_ids,
             reply=reply,
             echo=self._text(prompt, ids) if sampling.echo else None,
-            guide=self._grammars.guide(grammar) if grammar else None,
+            guide=voice.grammars.guide(grammar) if grammar else None,
             reader=reader,
-            marks=marks_of(self._template) if reader else (),
+            marks=marks_of(voice.template) if reader else (),
         )
+
+    def _grammars_until(self, stop_ids: frozenset[int]) -> Grammars:
+        return Grammars(self._tokenizer, stop_ids=stop_ids, vocabulary_size=self._vocabulary_size)
 
     def _text(self, prompt: Prompt, ids: list[int]) -> str:
         return prompt.text if isinstance(prompt, TextPrompt) else self._tokenizer.decode(ids)

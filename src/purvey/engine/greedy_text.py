@@ -8,6 +8,7 @@ import msgspec
 from purvey.contracts.engine import Delta, Finished, Generate, Prompt, Refused, Started
 from purvey.engine.core import Core
 from purvey.engine.door import Door
+from purvey.engine.output.voice import Voice
 from purvey.engine.request import GREEDY
 from purvey.errors import from_code
 
@@ -25,16 +26,21 @@ class GreedyWriter:
     def __init__(self, core: Core, door: Door) -> None:
         self._core, self._door = core, door
 
-    def write(self, prompt: Prompt, max_tokens: int) -> str:
+    def write(self, prompt: Prompt, max_tokens: int, voice: Voice | None = None) -> str:
         """Return the model's greedy output; waits for the loop, so never call it from there.
+
+        Args:
+            prompt: What is continued.
+            max_tokens: Tokens at most.
+            voice: Whose output; the caller holds its adapter.
 
         Raises:
             PurveyError: The prompt is refused, or the engine failed on it.
             CancelledError: The loop was stopped.
         """
-        return self.submit(prompt, max_tokens).result()
+        return self.submit(prompt, max_tokens, voice).result()
 
-    def submit(self, prompt: Prompt, max_tokens: int) -> Future[str]:
+    def submit(self, prompt: Prompt, max_tokens: int, voice: Voice | None = None) -> Future[str]:
         """As `write`, without waiting.
 
         Raises:
@@ -61,6 +67,6 @@ class GreedyWriter:
             prompt=prompt,
             sampling=msgspec.structs.replace(GREEDY, max_tokens=max_tokens),
         )
-        work = self._door.generation(request, collect, is_background=True)
+        work = self._door.generation(request, collect, voice=voice, is_background=True)
         self._core.submit(work)
         return result

@@ -4,9 +4,12 @@ Shape letters, this file only:
     R = rows   V = vocabulary
 """
 
+import math
 from typing import Protocol
 
 from torch import Tensor
+
+_PIECE, _LEAST_PIECE = 256, 32
 
 
 class SpanLogits(Protocol):
@@ -49,6 +52,18 @@ class HostLogits:
     def best(self) -> tuple[int, float]:
         """Return the last row's best token, the lowest id among equals, and its logit."""
         last_V = self._logits_RV[-1]
-        best = last_V.max()
-        places = (last_V == best).nonzero()
-        return int(places[0]) if len(places) else 0, float(best)
+        best = first_best(last_V)
+        return best, float(last_V[best])
+
+
+def first_best(logits_V: Tensor) -> int:
+    """Return the place of the largest, the first among equals; of what is no number, if any is.
+
+    The largest of each piece is found with vectors, its place without.
+    """
+    width = math.gcd(len(logits_V), _PIECE)
+    if width < _LEAST_PIECE:
+        return int(logits_V.argmax())
+    pieces = logits_V.reshape(-1, width)
+    piece = int(pieces.amax(1).argmax())
+    return piece * width + int(pieces[piece].argmax())

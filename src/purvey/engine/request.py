@@ -6,6 +6,7 @@ Torch-free: the scheduler and its tests see nothing else.
 from dataclasses import dataclass, field
 
 from purvey.contracts.sampling import Sampling
+from purvey.engine.adapters.roster import Adapter
 from purvey.engine.blocks import BlockId
 
 GREEDY = Sampling(temperature=0.0)
@@ -32,6 +33,8 @@ class Sequence:
         is_background: Whether it yields to every sequence that is not.
         project: Whose share of the engine it uses.
         salt: Sequences of another salt never see what this one has in the cache.
+        adapter: What computes beside the base; one of another adapter, or of none, never sees
+            what this one has in the cache either.
         priority: Higher ones are admitted first.
         deadline_s: Seconds within which it must have started, or None.
         arrived_s: When it was accepted, by the engine's monotonic clock.
@@ -50,6 +53,7 @@ class Sequence:
     is_background: bool = False
     project: str = ""
     salt: str = ""
+    adapter: Adapter | None = None
     priority: int = 0
     deadline_s: float | None = None
     arrived_s: float = 0.0

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import torch
 
-from purvey.engine.attention import PagedAttention
+from purvey.engine.adapters.bank import AdapterBank
+from purvey.engine.adapters.step import Adaptation
+from purvey.engine.attention.paged import PagedAttention
 from purvey.engine.batch import Batch
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import KVCache, Places
@@ -34,20 +36,24 @@ class StepRunner(Protocol):
 
 
 class Runner:
-    """A decoder and its cache; float32 on CPU.
+    """A decoder, its cache, and what its adapters are kept in, if it has any; float32 on CPU.
 
     A row's logits have the same bits in every batch (`frozen.py` says why). Running a batch
     twice writes the same keys and values to the same slots: a step may be repeated.
     """
 
-    def __init__(self, decoder: FrozenDecoder, cache: KVCache) -> None:
+    def __init__(
+        self, decoder: FrozenDecoder, cache: KVCache, bank: AdapterBank | None = None
+    ) -> None:
         self._decoder, self.cache = decoder, cache
+        self._adaptation = None if bank is None else Adaptation(bank)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[HostLogits]:
         """Return the logits of each span's wanted rows, perhaps of none."""
         attend = PagedAttention(self.cache, batch)
-        x_TD = self._decoder.hidden(batch.tokens_T, batch.positions_T, attend)
+        additions = None if self._adaptation is None else self._adaptation.of(batch)
+        x_TD = self._decoder.hidden(batch.tokens_T, batch.positions_T, attend, additions)
         logits_RV = self._decoder.logits(x_TD[batch.wanted_R])
         parts = torch.split(logits_RV, [len(span.wanted) for span in batch.spans])
         return [HostLogits(part_RV) for part_RV in parts]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from purvey.contracts.sampling import Sampling, param_of
+from purvey.engine.logits import first_best
 from purvey.errors import InternalError, InvalidValueError
 
 BAN = -100.0
@@ -40,7 +41,7 @@ def choose(logits_V: Tensor, sampling: Sampling, *, position: int) -> int:
     if not torch.isfinite(best):
         raise _nothing_to_choose(float(best), sampling)
     if sampling.temperature == 0:
-        return int((logits_V == best).nonzero()[0])
+        return first_best(logits_V)
     scaled_V = (logits_V.double() - best.double()) / sampling.temperature
     p_V = scaled_V.softmax(-1)
     draw = uniform(sampling.seed, position)

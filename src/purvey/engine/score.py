@@ -11,16 +11,18 @@ from collections.abc import Sequence as Listed
 from concurrent.futures import Future
 
 from purvey.contracts.engine import Prompt, TextPrompt, TokenPrompt
+from purvey.engine.adapters.roster import Adapter
 from purvey.engine.core import Core
 from purvey.engine.inbox import MAX_BACKGROUND, MAX_BACKGROUND_TOKENS
 from purvey.engine.logits import SpanLogits
+from purvey.engine.output.voice import Voice
 from purvey.engine.request import Sequence
 from purvey.engine.sampling import logprobs
 from purvey.engine.work import EndReason
 from purvey.errors import InvalidValueError, PurveyError
 
 Pair = tuple[Prompt, TextPrompt | TokenPrompt]
-EncodePair = Callable[[Pair], tuple[list[int], list[int]]]
+EncodePair = Callable[[Pair, Voice | None], tuple[list[int], list[int]]]
 _numbers = itertools.count()
 
 
@@ -29,28 +31,43 @@ class Scorer:
 
     Args:
         core: The loop.
-        encode: Token ids of a pair's prompt and output; refuses what does not fit.
+        encode: Token ids of a pair's prompt and output, by somebody's voice (None: the base's);
+            refuses what does not fit.
     """
 
     def __init__(self, core: Core, encode: EncodePair) -> None:
         self._core, self._encode = core, encode
 
-    def submit(self, pairs: Listed[Pair]) -> Future[list[list[float]]]:
+    def submit(
+        self, pairs: Listed[Pair], *, voice: Voice | None = None, salt: str = ""
+    ) -> Future[list[list[float]]]:
         """Return the natural log-probability of every output token, per pair, when known.
 
         Cancelling the future frees what its pairs hold within one step.
+
+        Args:
+            pairs: Prompts and outputs.
+            voice: Whose log-probabilities; the caller holds its adapter.
+            salt: Only what came with the same is found in the cache.
 
         Raises:
             PurveyError: A pair is refused, or there are more than the engine ever holds; none
                 of them was submitted.
             CapacityError: Too much background work waits; those submitted are cancelled.
         """
-        return self.submit_encoded([self._encode(pair) for pair in pairs])
+        encoded = [self._encode(pair, voice) for pair in pairs]
+        return self.submit_encoded(
+            encoded, adapter=None if voice is None else voice.adapter, salt=salt
+        )
 
     def submit_encoded(
-        self, pairs: Listed[tuple[list[int], list[int]]], *, salt: str = ""
+        self,
+        pairs: Listed[tuple[list[int], list[int]]],
+        *,
+        adapter: Adapter | None = None,
+        salt: str = "",
     ) -> Future[list[list[float]]]:
-        """As `submit`, of token ids; only what came with the same salt is found in the cache."""
+        """As `submit`, of token ids."""
         if len(pairs) > MAX_BACKGROUND:  # waiting would not help: they are held together
             raise InvalidValueError(
                 f"one request scores {len(pairs)} outputs; at most {MAX_BACKGROUND} can be held.",
@@ -65,7 +82,7 @@ class Scorer:
                 param="questions",
                 hint="Split the request.",
             )
-        scores = [_Score(prompt, output, salt) for prompt, output in pairs]
+        scores = [_Score(prompt, output, salt, adapter) for prompt, output in pairs]
         result = _Result(scores, self._core)
         try:
             for score in scores:
@@ -83,7 +100,9 @@ class _Score:
 
     result: "_Result"
 
-    def __init__(self, prompt: list[int], output: list[int], salt: str) -> None:
+    def __init__(
+        self, prompt: list[int], output: list[int], salt: str, adapter: Adapter | None
+    ) -> None:
         assert prompt, "an output's first token needs a token before it"
         self._sequence = Sequence(
             request_id=f"score-{next(_numbers)}",
@@ -94,6 +113,7 @@ class _Score:
             is_background=True,
             project=salt,
             salt=salt,
+            adapter=adapter,
         )
         self.logprobs: list[float] = []
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from purvey.contracts.jobs import FromWorker, JobSpec, StopJob, StopReason
 from purvey.errors import WorkerCrashedError
 from purvey.ipc.child import Child, spawn, thread_limits
+from purvey.ipc.sharing import UNSHARED, Sharing
 
 
 class JobWorker(Protocol):
@@ -53,10 +54,13 @@ class LocalJobLauncher:
 
     Args:
         command: What to run instead of `python -m purvey.worker job`.
+        sharing: Says which processors they may use.
     """
 
-    def __init__(self, *, command: Sequence[str] | None = None) -> None:
-        self._command = command
+    def __init__(
+        self, *, command: Sequence[str] | None = None, sharing: Sharing = UNSHARED
+    ) -> None:
+        self._command, self._sharing = command, sharing
 
     async def launch(self, spec: JobSpec) -> "LocalJobWorker":
         """Spawn the process in the job's `work_dir` and hand it the spec."""
@@ -67,6 +71,7 @@ class LocalJobLauncher:
             cwd=Path(spec.work_dir),
             command=self._command,
         )
+        self._sharing.add_job(child)
         worker = LocalJobWorker(child)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(worker.discard)

@@ -239,6 +239,14 @@ class ChatTemplate:
         )
 
 
+def has_template(folder: Path) -> bool:
+    """Tell at a glance whether a model folder seems to have a chat template."""
+    config = folder / "tokenizer_config.json"
+    if (folder / TEMPLATE_NAME).is_file():
+        return True
+    return config.is_file() and b'"chat_template"' in config.read_bytes()
+
+
 def _read(path: Path) -> str:
     """Return a template's text; one that is far too long is not read whole."""
     with path.open("rb") as stream:

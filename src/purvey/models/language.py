@@ -59,17 +59,20 @@ class LanguageModel:
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
 
-def load_language_model(folder: Path, *, is_widened: bool = True) -> LanguageModel:
+def load_language_model(
+    folder: Path, *, is_widened: bool = True, has_matrices: bool = True
+) -> LanguageModel:
     """Load a whole language model (not an adapter) from its folder.
 
     Args:
         folder: The model's folder.
         is_widened: As in `load_folder`.
+        has_matrices: As in `load_folder`.
 
     Raises:
         InvalidCheckpointError: Names what is missing, unsafe or does not fit.
     """
-    decoder = load_folder(folder, is_widened=is_widened)
+    decoder = load_folder(folder, is_widened=is_widened, has_matrices=has_matrices)
     tokenizer = Tokenizer.from_folder(folder)
     check_vocabulary(decoder, tokenizer)
     return LanguageModel(

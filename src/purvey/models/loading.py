@@ -15,7 +15,7 @@ from purvey.models.weights import refuse_unsafe_files
 
 
 def open_model(
-    source: ModelSource, *, is_widened: bool = True
+    source: ModelSource, *, is_widened: bool = True, has_matrices: bool = True
 ) -> LanguageModel | ForeignModel | Classifier | EmbeddingModel:
     """Open a registered model for computing: float32, on the CPU, in evaluation mode.
 
@@ -26,6 +26,8 @@ def open_model(
         source: Where it lies; for an adapter, also where its base lies.
         is_widened: Whether a language model that is no adapter comes as float32; else its weights
             keep their files' dtypes, to be served.
+        has_matrices: Whether its linear layers have weights: not needed where they are kept in
+            another form.
 
     Raises:
         InvalidCheckpointError: The folder is not usable; names what is wrong.
@@ -40,7 +42,7 @@ def open_model(
     if manifest.family != "decoder":
         return load_classifier(folder)
     if not (folder / ADAPTER_CONFIG_NAME).is_file():
-        return load_language_model(folder, is_widened=is_widened)
+        return load_language_model(folder, is_widened=is_widened, has_matrices=has_matrices)
     if source.base_folder is None:
         message = f"{source.name!r} is an adapter and its base is not known."
         raise InvalidCheckpointError(message, param="model")

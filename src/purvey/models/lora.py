@@ -6,6 +6,7 @@ so a fresh adapter changes nothing.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.recipe import LoraConfig
 from purvey.errors import InvalidCheckpointError
+from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.json_file import read_object, write_object
@@ -26,6 +28,7 @@ TARGETS: dict[Literal["attention", "all-linear"], tuple[str, ...]] = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "all-linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 }
+_ALL = TARGETS["all-linear"]
 _PREFIX = "base_model.model.model."
 _ABSENT = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
 
@@ -134,8 +137,24 @@ def save_adapter(decoder: Decoder, folder: Path, config: LoraConfig, *, base_nam
     write_object(folder / ADAPTER_CONFIG_NAME, values)
 
 
-def load_adapter(decoder: Decoder, folder: Path) -> None:
-    """Put a saved adapter on a decoder, in place; `merge` afterwards to serve it.
+@dataclass(frozen=True, kw_only=True)
+class AdapterWeights:
+    """What an adapter's folder holds, in float32; every number is finite.
+
+    Args:
+        rank: Width of every layer's addition.
+        scale: What `B A x` is multiplied by.
+        pairs: A (rank x in) and B (out x rank), by the layer's name in the decoder
+            (`layers.0.self_attn.q_proj`).
+    """
+
+    rank: int
+    scale: float
+    pairs: dict[str, tuple[Tensor, Tensor]]
+
+
+def read_adapter(folder: Path, config: DecoderConfig) -> AdapterWeights:
+    """Read a saved adapter of a base.
 
     Which layers it adapts is read from its tensors' names, so a `target_modules` that is a
     pattern is never run.
@@ -146,18 +165,32 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
     rank, scale = _read_config(folder)
     if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
         raise _refusal(f"has no {ADAPTER_WEIGHTS_NAME}")
-    tensors = read_tensors(folder / ADAPTER_WEIGHTS_NAME)
-    pairs = _pairs(tensors)
-    decoder.requires_grad_(requires_grad=False)
-    known = set(_linear_names(decoder, TARGETS["all-linear"]))
+    pairs = _pairs(read_tensors(folder / ADAPTER_WEIGHTS_NAME))
+    with torch.device("meta"):
+        base = Decoder(config)
+    names = _linear_names(base, _ALL)
+    shapes = {name: base.get_parameter(f"{name}.weight").shape for name in names}
     for name, (a, b) in pairs.items():
-        if name not in known:
+        if name not in shapes:
             raise _refusal(f"adapts {name!r}, which the base does not have")
+        num_outputs, num_inputs = shapes[name]
+        if a.shape != (rank, num_inputs) or b.shape != (num_outputs, rank):
+            raise _refusal(f"does not fit the base at {name!r}")
+    return AdapterWeights(rank=rank, scale=scale, pairs=pairs)
+
+
+def load_adapter(decoder: Decoder, folder: Path) -> None:
+    """Put a saved adapter on a decoder, in place; `merge` afterwards to serve it.
+
+    Raises:
+        InvalidCheckpointError: As `read_adapter`.
+    """
+    weights = read_adapter(folder, decoder.config)
+    decoder.requires_grad_(requires_grad=False)
+    for name, (a, b) in weights.pairs.items():
         base = decoder.get_submodule(name)
         assert isinstance(base, nn.Linear), "the decoder is adapted already"
-        if a.shape != (rank, base.in_features) or b.shape != (base.out_features, rank):
-            raise _refusal(f"does not fit the base at {name!r}")
-        layer = LoraLinear(base, rank=rank, scale=scale)
+        layer = LoraLinear(base, rank=weights.rank, scale=weights.scale)
         layer.lora_A.weight = nn.Parameter(a)
         layer.lora_B.weight = nn.Parameter(b)
         decoder.set_submodule(name, layer.train(decoder.training))

@@ -9,8 +9,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from purvey.errors import InvalidCheckpointError
 from purvey.models.config import DecoderConfig
@@ -18,6 +17,7 @@ from purvey.models.decoder import Decoder
 from purvey.models.families import from_hf, to_hf
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
+from purvey.models.skeleton import skeleton
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -30,13 +30,16 @@ _HEAD = "lm_head.weight"
 _PREFIX = "model."
 
 
-def load_folder(folder: Path, *, has_head: bool = True, is_widened: bool = True) -> Decoder:
+def load_folder(
+    folder: Path, *, has_head: bool = True, is_widened: bool = True, has_matrices: bool = True
+) -> Decoder:
     """Load a folder of a known family as a float32 decoder on the CPU, in evaluation mode.
 
     Args:
         folder: The model's folder.
         has_head: Whether logits are wanted; else a head of its own is neither needed nor kept.
         is_widened: Whether weights come as float32; else as views of the files, in their dtypes.
+        has_matrices: Whether linear layers have their weights; else they stay on the meta device.
 
     Raises:
         InvalidCheckpointError: Names what is missing, unexpected, unsafe or misshapen.
@@ -47,16 +50,18 @@ def load_folder(folder: Path, *, has_head: bool = True, is_widened: bool = True)
     files = weight_files(folder)
     found = _found_shapes(files)
     _check_depth(found, config)  # before as many layers are built as a file may announce
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = skeleton(config)
     expected = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
     _check_shapes(found, expected, config)
+    left_out = frozenset[str]() if has_matrices else _linear_parameters(decoder)
     state: dict[str, Tensor] = {}
     for file in files:
-        tensors = read_tensors(file, is_widened=is_widened)
+        tensors = read_tensors(
+            file, is_widened=is_widened, is_wanted=lambda name: our_name(name) not in left_out
+        )
         state |= {our_name(name): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in state.items() if name in expected}
-    decoder.load_state_dict(kept, assign=True)
+    decoder.load_state_dict(kept, assign=True, strict=has_matrices)
     return decoder.eval().requires_grad_(requires_grad=True)
 
 
@@ -132,6 +137,11 @@ def our_name(theirs: str) -> str:
 def their_name(ours: str) -> str:
     """Translate the decoder's parameter name into the checkpoint's."""
     return ours if ours == _HEAD else _PREFIX + ours
+
+
+def _linear_parameters(decoder: Decoder) -> frozenset[str]:
+    linears = [(name, m) for name, m in decoder.named_modules() if isinstance(m, nn.Linear)]
+    return frozenset(f"{name}.{part}" for name, m in linears for part, _ in m.named_parameters())
 
 
 def _shard(folder: Path, name: str) -> Path:

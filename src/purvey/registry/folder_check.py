@@ -7,7 +7,7 @@ Python files, keys that name classes) is refused, whether or not anything would 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from purvey.contracts.hugging_face import (
 )
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.errors import InvalidCheckpointError, InvalidValueError
-from purvey.registry.safetensors_header import read_header
+from purvey.registry import adapters
+from purvey.registry.adapters import AdapterFolder, read_adapter
+from purvey.registry.safetensors_header import TensorEntry, read_header
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 1_000
@@ -43,15 +45,21 @@ _HEAD_BYTES = 512
 MAX_INNER_FILES = 10_000
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "_target_"})
 _CHUNK_BYTES = 2**20
+_Headers = Mapping[str, Mapping[str, TensorEntry]]
+"""Tensors by name, by the name of their file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFolder:
-    """A folder that passed: where it is, what it holds, and the digest of its files."""
+    """A folder that passed: where it is, what it holds, and the digest of its files.
+
+    `adapter` is what an adapter's folder holds; on which base it lies is yet to be seen.
+    """
 
     folder: Path
     manifest: ModelManifest
     digest: str
+    adapter: AdapterFolder | None = None
 
 
 def check_folder(folder: Path, *, model_roots: Sequence[Path]) -> CheckedFolder:
@@ -90,9 +98,14 @@ def _checked(resolved: Path, roots: Sequence[Path]) -> CheckedFolder:
     for path in (*files, *inner):
         if path.suffix == ".json":
             _require_no_code_keys(path, _json(path))
-    headers = {path.name: set(read_header(path)) for path in files if _is_weights(path)}
+    headers = {path.name: read_header(path) for path in files if _is_weights(path)}
     manifest = _manifest(resolved, headers)
-    return CheckedFolder(folder=resolved, manifest=manifest, digest=folder_digest(files, inner))
+    return CheckedFolder(
+        folder=resolved,
+        manifest=manifest,
+        digest=folder_digest(files, inner),
+        adapter=_adapter(resolved, headers, manifest),
+    )
 
 
 def folder_digest(files: Sequence[Path], inner: Sequence[Path] = ()) -> str:
@@ -202,11 +215,11 @@ def _require_no_code_keys(path: Path, value: object) -> None:
             pending += item
 
 
-def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
+def _manifest(folder: Path, headers: _Headers) -> ModelManifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise _invalid("the folder holds an adapter; merge it into its base first.")
+        if _is_adapter(folder):
+            return ModelManifest(family="decoder", task="text-generation")
         config = _object(folder, "config.json")
         manifest = manifest_of(config, has_modules=(folder / MODULES_NAME).is_file())
         _require_language(folder, headers, manifest)
@@ -217,8 +230,10 @@ def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
         raise _invalid(f"{MANIFEST_NAME!r} is not a manifest of this version.") from None
     if manifest.family == "module":
         raise _invalid("the folder holds a user's own module; train it here instead.")
-    if manifest.base is not None:
-        raise _invalid("the folder holds only an adapter; merge it into its base first.")
+    if manifest.family == "upstream":
+        raise _invalid("a folder holds no model of an upstream; register that by its name.")
+    if manifest.base is not None or _is_adapter(folder):
+        return manifest
     if manifest.family in ("decoder", "encoder", "transformers"):
         _require_language(folder, headers, manifest)
     elif not headers:
@@ -226,7 +241,22 @@ def _manifest(folder: Path, headers: dict[str, set[str]]) -> ModelManifest:
     return manifest
 
 
-def _require_language(folder: Path, headers: dict[str, set[str]], manifest: ModelManifest) -> None:
+def _is_adapter(folder: Path) -> bool:
+    return (folder / adapters.CONFIG_NAME).is_file()
+
+
+def _adapter(folder: Path, headers: _Headers, manifest: ModelManifest) -> AdapterFolder | None:
+    """Return what the folder holds if that is only an adapter."""
+    if not _is_adapter(folder) and manifest.base is None:
+        return None
+    if (manifest.family, manifest.task) != ("decoder", "text-generation"):
+        raise _invalid(f"{MANIFEST_NAME!r} calls an adapter a model of another kind.")
+    if adapters.WEIGHTS_NAME not in headers:
+        raise _invalid(f"the folder holds an adapter without {adapters.WEIGHTS_NAME}.")
+    return read_adapter(_object(folder, adapters.CONFIG_NAME), headers[adapters.WEIGHTS_NAME])
+
+
+def _require_language(folder: Path, headers: _Headers, manifest: ModelManifest) -> None:
     """Make sure that a model over tokens is of a family that is served, and whole."""
     config = _object(folder, "config.json")
     _require_architecture(config, manifest)
@@ -258,7 +288,7 @@ def _require_architecture(config: dict[str, Any], manifest: ModelManifest) -> No
         )
 
 
-def _require_shards(index: dict[str, Any], headers: dict[str, set[str]]) -> None:
+def _require_shards(index: dict[str, Any], headers: _Headers) -> None:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _invalid("model.safetensors.index.json has no weight_map.")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from purvey.contracts.model import MANIFEST_NAME, ModelManifest, ModelSource
+from purvey.contracts.model import ModelSource
 from purvey.errors import IntegrityError
 from purvey.registry.folder_check import folder_digest, inner_settings
+from purvey.store.seals.marks import Seals, marks_of
 
 _ARTIFACT_MANIFEST = "artifact.json"
 
@@ -21,29 +22,59 @@ class _ArtifactManifest(msgspec.Struct, frozen=True):
     files: tuple[_ArtifactFile, ...]
 
 
-def verify_model(source: ModelSource) -> None:
-    """Read every byte of a model, and of its base where it has one.
+def verify_model(source: ModelSource, seals: Seals | None = None) -> None:
+    """Verify a model, and its base where it has one.
+
+    Args:
+        source: Where they lie and what they should be.
+        seals: As for `verify_folder`.
 
     Raises:
         IntegrityError: A file is missing, was added, or is not what it was.
     """
-    verify_folder(Path(source.folder), source.digest, name=source.name)
+    verify_folder(Path(source.folder), source.digest, name=source.name, seals=seals)
     if source.base_folder is not None:
-        verify_folder(Path(source.base_folder), _base_digest(source), name=source.name)
+        base, digest = Path(source.base_folder), source.base_digest or ""
+        verify_folder(base, digest, name=source.name, seals=seals)
 
 
-def verify_folder(folder: Path, digest: str, *, name: str) -> None:
-    """Read every byte of an artifact, or of a folder that is served in place.
+def verify_folder(folder: Path, digest: str, *, name: str, seals: Seals | None = None) -> None:
+    """Verify an artifact, or a folder that is served in place.
+
+    Args:
+        folder: Where it lies.
+        digest: What it should be.
+        name: Of the model, for the error.
+        seals: What passed before and was not written to since passes at once; all else, and
+            everything where there are none, is read to the last byte.
 
     Raises:
         IntegrityError: It has another digest, or cannot be read.
     """
     try:
-        is_whole = _is_artifact(folder, digest) or _digest(folder) == digest
+        if seals is None:
+            is_whole = _is_whole(folder, digest)
+        else:
+            is_whole = _is_sealed_or_whole(folder, digest, seals)
     except (OSError, RuntimeError) as error:
         raise _damaged(name) from error
     if not is_whole:
         raise _damaged(name)
+
+
+def _is_sealed_or_whole(folder: Path, digest: str, seals: Seals) -> bool:
+    seal = f"{digest}.{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    marks = marks_of(path for path in folder.rglob("*") if not path.is_dir())
+    if seals.holds(seal, marks):
+        return True
+    is_whole = _is_whole(folder, digest)
+    if is_whole:
+        seals.keep(seal, marks)  # as they were before they were read
+    return is_whole
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    return _is_artifact(folder, digest) or _digest(folder) == digest
 
 
 def _is_artifact(folder: Path, digest: str) -> bool:
@@ -64,12 +95,6 @@ def _is_artifact(folder: Path, digest: str) -> bool:
 def _digest(folder: Path) -> str:
     own = [entry for entry in folder.iterdir() if not entry.resolve().is_dir()]
     return folder_digest(own, inner_settings(folder))
-
-
-def _base_digest(source: ModelSource) -> str:
-    """Return the digest of the base that an adapter, whose bytes are known to be whole, names."""
-    manifest = (Path(source.folder) / MANIFEST_NAME).read_bytes()
-    return msgspec.json.decode(manifest, type=ModelManifest).base or ""
 
 
 def _sha256(path: Path) -> str:

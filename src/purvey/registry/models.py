@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from purvey.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
+from purvey.registry.adapter_base import find_base
+from purvey.registry.adapters import require_fits
 from purvey.registry.folder_check import CheckedFolder, check_folder, is_model_folder
-from purvey.registry.model_bytes import verify_model
+from purvey.registry.model_bytes import verify_folder, verify_model
 from purvey.registry.names import trained_name, wanted_name
+from purvey.registry.upstream_models import require_here
 from purvey.store import jobs, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
+from purvey.store.seals.marks import Seals
 from purvey.store.serving import deployments
 from purvey.telemetry import alarms
 
@@ -42,6 +47,7 @@ class ModelRegistry:
         artifacts: Where trained models live.
         model_roots: Folders under which the operator's own model folders must lie.
         clock: Source of creation times.
+        seals: Which files need no full check before they are used; None checks all of them always.
     """
 
     def __init__(
@@ -51,8 +57,10 @@ class ModelRegistry:
         *,
         model_roots: Sequence[Path],
         clock: Clock,
+        seals: Seals | None = None,
     ) -> None:
         self._database, self._artifacts, self._clock = database, artifacts, clock
+        self._seals = seals
         self._model_roots = tuple(model_roots)
         self._known: OrderedDict[tuple[str, str], ModelRecord] = OrderedDict()
         self._num_deletions = 0
@@ -109,9 +117,10 @@ class ModelRegistry:
         name: str,
         folder: Path,
         *,
+        base: str | None = None,
         beside: Callable[[Connection, ModelRecord], None] | None = None,
     ) -> ModelRecord:
-        """Register a folder of the operator, served in place.
+        """Register a folder of the operator, served in place: a model, or an adapter of one.
 
         The same folder under the same name again is the same registration.
 
@@ -119,17 +128,25 @@ class ModelRegistry:
             project_id: Whose model it is.
             name: What it answers by.
             folder: Where its files are.
+            base: Of an adapter: the model that it belongs to, where the folder does not tell.
             beside: Writes that belong to the model, made in its transaction after it.
 
         Raises:
-            InvalidValueError: The folder lies outside the model roots.
-            InvalidCheckpointError: The folder cannot be served.
+            InvalidValueError: The folder lies outside the model roots, or its base is none.
+            InvalidCheckpointError: The folder cannot be served, or not on that base.
+            ModelNotFoundError: No such base, or another project's.
             ConflictError: The name belongs to another model.
         """
         checked = await asyncio.to_thread(check_folder, folder, model_roots=self._model_roots)
+        found = await self._database.read(lambda conn: find_base(conn, project_id, checked, base))
+        if found is not None and checked.adapter is not None:
+            await asyncio.to_thread(require_fits, checked.adapter, self.folder(found))
 
         def work(conn: Connection) -> ModelRecord:
-            record = self._insert_folder(conn, project_id, name, checked)
+            now = find_base(conn, project_id, checked, found.name if found else base)
+            if now is not None and found is not None and now.digest != found.digest:
+                raise ConflictError(f"the model {now.name!r} is another one now.", param="base")
+            record = self._insert_folder(conn, project_id, name, checked, now)
             if beside is not None:
                 beside(conn, record)
             return record
@@ -171,7 +188,7 @@ class ModelRegistry:
         """
         try:
             source = await self.located(record)
-            await asyncio.to_thread(verify_model, source)
+            await asyncio.to_thread(verify_model, source, self._seals)
         except IntegrityError:
             alarms.integrity_failed("model", digest=record.digest)
             raise
@@ -198,7 +215,21 @@ class ModelRegistry:
             folder=str(self.folder(record)),
             digest=record.digest,
             base_folder=str(self.folder(base)) if base else None,
+            base_digest=base.digest if base else None,
         )
+
+    async def base(self, record: ModelRecord) -> ModelRecord | None:
+        """Return the model that an adapter lies on; None where the record is no adapter's.
+
+        Raises:
+            IntegrityError: The base is gone, or another one now.
+        """
+        if record.manifest.get("base") is None:
+            return None
+        known = self._known.get((record.project_id, record.base_model or ""))
+        if known is not None:
+            return _require_base(record, known)
+        return await self._database.read(lambda conn: self.base_of(conn, record))
 
     def base_of(self, conn: Connection, record: ModelRecord) -> ModelRecord | None:
         """Return the model whose weights this one needs beside its own, if any.
@@ -206,20 +237,33 @@ class ModelRegistry:
         Raises:
             IntegrityError: The base is gone, or another one now.
         """
-        needed = manifest_of(record).base
-        if needed is None:
+        if manifest_of(record).base is None:
             return None
-        base = _find(conn, record.project_id, record.base_model or "")
-        if base is None or base.digest != needed:
-            raise IntegrityError(f"the base of the model {record.name!r} is gone or has changed.")
-        return base
+        return _require_base(record, _find(conn, record.project_id, record.base_model or ""))
+
+    async def adapter_folder(self, record: ModelRecord) -> Path:
+        """Return the folder of an adapter, having verified its bytes; its base is not looked at.
+
+        Raises:
+            IntegrityError: A stored file is not what was written.
+        """
+        folder = self.folder(record)
+        try:
+            verify = partial(verify_folder, name=record.name, seals=self._seals)
+            await asyncio.to_thread(verify, folder, record.digest)
+        except IntegrityError:
+            alarms.integrity_failed("model", digest=record.digest)
+            raise
+        return folder
 
     def folder(self, record: ModelRecord) -> Path:
         """Return the folder of a model's files.
 
         Raises:
             IntegrityError: It is one of ours, and gone.
+            MethodUnsupportedError: It has none: another server computes it.
         """
+        require_here(record)
         if record.artifact is None:
             return Path(record.folder)
         try:
@@ -228,21 +272,31 @@ class ModelRegistry:
             raise IntegrityError(f"the files of the model {record.name!r} are gone.") from None
 
     def _insert_folder(
-        self, conn: Connection, project_id: str, name: str, checked: CheckedFolder
+        self,
+        conn: Connection,
+        project_id: str,
+        name: str,
+        checked: CheckedFolder,
+        base: ModelRecord | None,
     ) -> ModelRecord:
+        manifest = checked.manifest
+        if base is not None:
+            manifest = msgspec.structs.replace(manifest, base=base.digest)
         known = _find(conn, project_id, name)
         if known is not None:
-            if (known.digest, known.folder) == (checked.digest, str(checked.folder)):
+            same = (checked.digest, str(checked.folder), manifest.base)
+            if (known.digest, known.folder, manifest_of(known).base) == same:
                 return known
             raise ConflictError(f"the name {name!r} belongs to another model.", param="id")
         record = ModelRecord(
             name=name,
             project_id=project_id,
-            family=checked.manifest.family,
-            task=checked.manifest.task,
+            family=manifest.family,
+            task=manifest.task,
             digest=checked.digest,
             folder=str(checked.folder),
-            manifest=_json(checked.manifest),
+            base_model=base.name if base else None,
+            manifest=_json(manifest),
             created_at=self._clock.now(),
         )
         models.insert(conn, record)
@@ -254,8 +308,8 @@ class ModelRegistry:
             raise InUseError(f"an unfinished job starts from the model {name!r}.")
         if any(manifest_of(made).base for made in _made_from(conn, project_id, name)):
             raise InUseError(f"an adapter needs the model {name!r}.")
-        if deployments.page(conn, project_id, after=None, limit=1, model=name).items:
-            raise InUseError(f"a deployment serves the model {name!r}.")
+        if serving := deployments.serving(conn, project_id, name):
+            raise InUseError(f"the deployment {serving.name!r} serves the model {name!r}.")
         models.delete(conn, project_id, name)
         return record
 
@@ -263,6 +317,12 @@ class ModelRegistry:
 def manifest_of(record: ModelRecord) -> ModelManifest:
     """Return the manifest that the record carries."""
     return msgspec.convert(record.manifest, ModelManifest)
+
+
+def _require_base(record: ModelRecord, base: ModelRecord | None) -> ModelRecord:
+    if base is None or base.digest != manifest_of(record).base:
+        raise IntegrityError(f"the base of the model {record.name!r} is gone or has changed.")
+    return base
 
 
 def _json(manifest: ModelManifest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from purvey.contracts.clock import Clock
 from purvey.contracts.ids import new_id
-from purvey.errors import InvalidValueError, PurveyError
+from purvey.errors import InternalError, InvalidValueError, PurveyError
 from purvey.server.policy import REQUEST_ID
 from purvey.server.problems import from_framework, internal, problem
 from purvey.telemetry import logs, metrics
@@ -93,7 +93,13 @@ class Edge:
         self, error: PurveyError, scope: Scope, receive: Receive, send: "_Marked"
     ) -> None:
         if error.status >= 500:
-            logger.warning("request.refused", extra={"code": error.code}, exc_info=error)
+            # An overload refuses thousands: only a bug, or what has a cause, tells its place.
+            is_told_whole = isinstance(error, InternalError) or error.__cause__ is not None
+            logger.warning(
+                "request.refused",
+                extra={"code": error.code, "reason": error.message},
+                exc_info=error if is_told_whole else None,
+            )
         if not send.has_started:
             await problem(error)(scope, receive, send)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -35,9 +36,11 @@ from purvey.telemetry import metrics
 
 FinishReason = Literal["stop", "length"]
 GenerationKind = Literal["chat", "completion"]
-_Generate = Callable[[Generate], AsyncGenerator[GenerationEvent]]
 Numbered = tuple[int, GenerationEvent]
 """An event and the number of the choice that it is about."""
+_Begun = tuple[GenerationEvent, AsyncGenerator[GenerationEvent]]
+"""The first event and those that follow."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,16 @@ class Running:
     record: ModelRecord
     events: AsyncIterator[Numbered]
     tally: Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Who generates: an engine of a model, and by what name another one is had."""
+
+    call: Call
+    name: str
+    record: ModelRecord
+    engine: EngineClient
 
 
 @dataclass(kw_only=True)
@@ -120,10 +133,10 @@ async def running(call: Call, asked: Asked) -> AsyncIterator[Running]:
         metered(call, kind=asked.kind, model=record.name) as tally,
     ):
         check_generates(engine, record, needs_template=asked.needs_template)
-        generate = partial(_generated, call, asked.model, record, engine)
-        default = call.services.defaults.default_max_tokens
-        streams = [_bounded(generate, request, default) for request in _requests(call, asked)]
-        events = _numbered(streams[0]) if len(streams) == 1 else _merged(streams)
+        source = _Source(call=call, name=asked.model, record=record, engine=engine)
+        numbered = enumerate(_requests(call, asked))
+        streams = [_events(source, request, number) for number, request in numbered]
+        events = streams[0] if len(streams) == 1 else _merged(streams)
         clock = call.services.clock.monotonic
         followed = _followed(events, tally, clock, num_choices=asked.num_choices)
         async with aclosing(followed):
@@ -210,80 +223,65 @@ def fingerprint(record: ModelRecord) -> str:
     return f"fp_{record.digest[:12]}"
 
 
-async def _bounded(
-    generate: _Generate, request: Generate, default_max_tokens: int
-) -> AsyncGenerator[GenerationEvent]:
-    """Generate at most the server's default where the request names no length.
+async def _events(source: _Source, request: Generate, number: int) -> AsyncGenerator[Numbered]:
+    """Generate, under the number of the choice that it is for."""
+    async with AsyncExitStack() as held:
+        first, following = await _started(source, request, held)
+        yield number, first
+        async for event in following:
+            yield number, event
+
+
+async def _started(source: _Source, request: Generate, held: AsyncExitStack) -> _Begun:
+    """Begin to generate: at most the server's default where the request names no length.
 
     Where the context leaves less than the default, the engine takes what is left.
     """
-    is_open = request.sampling.max_tokens is None
-    sampling = request.sampling
-    if is_open:
-        sampling = msgspec.structs.replace(sampling, max_tokens=default_max_tokens)
-    attempt = msgspec.structs.replace(request, sampling=sampling)
+    if request.sampling.max_tokens is not None:
+        return await _begun(source, request, held)
+    most = source.call.services.defaults.default_max_tokens
+    sampling = msgspec.structs.replace(request.sampling, max_tokens=most)
+    bounded = msgspec.structs.replace(request, sampling=sampling)
     try:
-        async with aclosing(generate(attempt)) as events:
-            async for event in events:
-                yield event
+        return await _begun(source, bounded, held)
     except ContextLengthError:
-        if not is_open:
-            raise
-    else:
-        return
-    async with aclosing(generate(request)) as events:
-        async for event in events:
-            yield event
+        return await _begun(source, request, held)
 
 
-async def _generated(
-    call: Call, name: str, record: ModelRecord, engine: EngineClient, request: Generate
-) -> AsyncGenerator[GenerationEvent]:
-    """Generate; one whose turn had not come when the engine died is given to the next engine.
+async def _begun(source: _Source, request: Generate, held: AsyncExitStack) -> _Begun:
+    """Begin; a request whose turn had not come when the engine died is given to the next engine.
 
     Only once, and only by the same model: what was told of an answer is never told anew.
     """
-    has_begun = False
     try:
-        async with aclosing(_closable(engine.generate(request))) as events:
-            async for event in events:
-                has_begun = True
-                yield event
+        return await _first(source.engine, request, held)
     except WorkerCrashedError:
-        if has_begun:
-            raise
-    else:
-        return
-    async with call.services.engines.use(call.project_id, name) as (now, following):
-        if now.digest != record.digest:
-            raise WorkerCrashedError("the engine process died, and the model is another one now.")
-        async with aclosing(_closable(following.generate(request))) as events:
-            async for event in events:
-                yield event
+        logger.info("generation.given_on", extra={"model": source.record.name})
+    engines, project_id = source.call.services.engines, source.call.project_id
+    now, following = await held.enter_async_context(engines.use(project_id, source.name))
+    if now.digest != source.record.digest:
+        raise WorkerCrashedError("the engine process died, and the model is another one now.")
+    return await _first(following, request, held)
 
 
-def _closable(events: AsyncIterator[GenerationEvent]) -> AsyncGenerator[GenerationEvent]:
+async def _first(engine: EngineClient, request: Generate, held: AsyncExitStack) -> _Begun:
+    events = engine.generate(request)
     assert isinstance(events, AsyncGenerator), "engines stream from async generators"  # noqa: S101
-    return events
+    await held.enter_async_context(aclosing(events))
+    return await anext(events), events
 
 
-async def _numbered(events: AsyncGenerator[GenerationEvent]) -> AsyncGenerator[Numbered]:
-    async with aclosing(events):
-        async for event in events:
-            yield 0, event
-
-
-async def _merged(streams: list[AsyncGenerator[GenerationEvent]]) -> AsyncGenerator[Numbered]:
+async def _merged(streams: list[AsyncGenerator[Numbered]]) -> AsyncGenerator[Numbered]:
     """Interleave generations as their events come; the first that fails ends all of them."""
     news: asyncio.Queue[Numbered | asyncio.Task[None]] = asyncio.Queue()  # bounded by the contexts
 
-    async def pump(number: int, events: AsyncGenerator[GenerationEvent]) -> None:
+    async def pump(events: AsyncGenerator[Numbered]) -> None:
         async with aclosing(events):
-            async for event in events:
-                news.put_nowait((number, event))
+            async for numbered in events:
+                news.put_nowait(numbered)
                 await asyncio.sleep(0)  # each in turn
 
-    pumps = [asyncio.create_task(pump(*numbered)) for numbered in enumerate(streams)]
+    pumps = [asyncio.create_task(pump(events)) for events in streams]
     for task in pumps:
         task.add_done_callback(news.put_nowait)
     try:
@@ -314,19 +312,19 @@ async def _followed(
     num_output: dict[int, int] = {}
     async with aclosing(events):
         async for number, event in events:
-            if isinstance(event, Started):
+            if isinstance(event, Delta):
+                tally.output_tokens += event.num_tokens
+                num_output[number] = num_output.get(number, 0) + event.num_tokens
+                if not has_output:
+                    has_output = True
+                    metrics.TTFT_SECONDS.observe(monotonic() - started_at)
+            elif isinstance(event, Started):
                 if number // num_choices not in prompts:
                     prompts.add(number // num_choices)
                     tally.input_tokens += event.prompt_tokens
                     tally.cached_tokens += event.cached_tokens
                     metrics.PREFIX_QUERIED_TOKENS.inc(event.prompt_tokens)
                     metrics.PREFIX_HIT_TOKENS.inc(event.cached_tokens)
-            elif isinstance(event, Delta):
-                tally.output_tokens += event.num_tokens
-                num_output[number] = num_output.get(number, 0) + event.num_tokens
-                if not has_output:
-                    has_output = True
-                    metrics.TTFT_SECONDS.observe(monotonic() - started_at)
             else:  # the end token was told of by no delta
                 tally.output_tokens += event.completion_tokens - num_output.get(number, 0)
                 tally.reasoning_tokens += event.reasoning_tokens

@@ -13,6 +13,7 @@ from purvey.contracts.hugging_face import DECODERS
 from purvey.contracts.jobs import TERMINAL, JobApi
 from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord, ModelRecord
 from purvey.errors import MethodUnsupportedError, NotFoundError, PurveyError
+from purvey.registry.upstream_models import require_here
 from purvey.server.answers import as_json
 from purvey.server.paging import PageQuery, listing, listing_example
 from purvey.server.policy import Call
@@ -185,8 +186,9 @@ def require_gradients(base: ModelRecord, *, param: str) -> None:
     """Make sure that a model can be trained further.
 
     Raises:
-        MethodUnsupportedError: It is only served, through `transformers`.
+        MethodUnsupportedError: It is only served: through `transformers`, or by another server.
     """
+    require_here(base)
     if base.family == "transformers":
         raise MethodUnsupportedError(
             f"the model {base.name!r} is computed by transformers: it is served, and not trained.",

@@ -24,6 +24,7 @@ class Tally:
     images: int = 0
     rows: int = 0
     compute_s: float = 0.0
+    is_estimated: bool = False
 
 
 @asynccontextmanager
@@ -75,6 +76,7 @@ async def _record(
             images=tally.images,
             rows=tally.rows,
             compute_s=tally.compute_s or clock.monotonic() - started_at,
+            is_estimated=tally.is_estimated,
             created_at=clock.now(),
         )
     )

@@ -65,7 +65,10 @@ class EventStream(Response):
         Raises:
             ClientDisconnect: The client left; the producer was cancelled and has ended.
         """
-        await while_present(Request(scope, receive), self._send_all(send))
+        # In a task of its own: to resume one goes through all that it awaits and all that awaits
+        # it, and each event resumes this one; the way to here is as long as all the rest.
+        sending = asyncio.create_task(self._send_all(send), name="event-stream")
+        await while_present(Request(scope, receive), sending)
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:

@@ -3,6 +3,8 @@
 `{"error": {"message", "type", "param", "code"}}`, JSON, always; nothing else leaks.
 """
 
+import math
+
 import msgspec
 from fastapi import Response
 from starlette.exceptions import HTTPException
@@ -17,6 +19,8 @@ from purvey.errors import (
 )
 
 RETRY_AFTER_S = 1
+MAX_RETRY_AFTER_S = 120
+"""Clients take a longer one for a refusal."""
 _RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
 _BODY_MAY_BE_UNREAD = frozenset({401, 403, 405, 408, 413, 415})
 
@@ -54,7 +58,8 @@ def problem(error: PurveyError) -> Response:
     if error.status in _RETRIED_BY_CLIENTS or error.status >= 500:
         headers["x-should-retry"] = "true" if error.retryable else "false"
     if error.retryable and error.status in {429, 503}:
-        headers["retry-after"] = str(RETRY_AFTER_S)
+        wait_s = math.ceil(error.retry_after_s or RETRY_AFTER_S)
+        headers["retry-after"] = str(min(wait_s, MAX_RETRY_AFTER_S))
     if error.status in _BODY_MAY_BE_UNREAD:
         headers["connection"] = "close"
     if error.status == 401:

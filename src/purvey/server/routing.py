@@ -27,9 +27,12 @@ from purvey.server.policy import PUBLIC, Call, Policy, authorise
 from purvey.server.problems import OtherMethodsError
 from purvey.server.request_body import read_json
 from purvey.server.services import Services
+from purvey.server.strict_json import Json
 from purvey.server.validation import Question, validate
 
 Endpoint = Callable[..., Awaitable[Any]]  # Response, or a JSON value
+Elsewhere = Callable[[Call, Json], Awaitable[Response | None]]
+"""Answers a body that is not validated, or leaves it to the endpoint."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,6 +48,7 @@ class PolicyRoute(Route):
         policy: Who may call it.
         is_creating: Whether it creates something, once for each `Idempotency-Key`: its endpoint
             must give its answer to `call.once.keep`.
+        elsewhere: Who may answer in the endpoint's place, by the body as it came.
         methods: HTTP methods.
         status_code: Status of a success.
         documented: What FastAPI's `APIRoute` takes.
@@ -57,6 +61,7 @@ class PolicyRoute(Route):
         *,
         policy: Policy,
         is_creating: bool,
+        elsewhere: Elsewhere | None,
         methods: list[str],
         status_code: int,
         **documented: Any,  # noqa: ANN401 (FastAPI's own keywords)
@@ -64,7 +69,7 @@ class PolicyRoute(Route):
         super().__init__(path, endpoint, methods=methods)
         self.methods = set(methods)  # without the HEAD that comes with GET: `Edge` maps it
         self.policy = policy
-        self._is_creating = is_creating
+        self._is_creating, self._elsewhere = is_creating, elsewhere
         self._documented = documented
         self._answers = endpoint
         hints = get_type_hints(endpoint)
@@ -135,8 +140,12 @@ class PolicyRoute(Route):
             given["query"] = validate(self._query, _query_values(request))
         if self._body is not None:
             body = await read_json(request)
-            given["body"] = validate(self._body, body)
             call: Call | None = given.get("call")
+            if self._elsewhere is not None and call is not None:
+                passed_on = await self._elsewhere(call, body)
+                if passed_on is not None:
+                    return passed_on
+            given["body"] = validate(self._body, body)
             earlier = await call.once.earlier(body) if call is not None else None
             if earlier is not None:
                 return earlier
@@ -173,6 +182,7 @@ class Routes:
         example: object = None,
         status: int = 200,
         is_creating: bool = False,
+        elsewhere: Elsewhere | None = None,
         media: str = "application/json",
         extra: dict[str, Any] | None = None,  # additions to the OpenAPI operation
     ) -> Callable[[Endpoint], Endpoint]:
@@ -186,6 +196,7 @@ class Routes:
             example: An answer, for the documentation.
             status: Status of a success.
             is_creating: Whether it creates something, once for each `Idempotency-Key`.
+            elsewhere: Who may answer in the endpoint's place, by the body as it came.
             media: Content type of a success.
             extra: Additions to the OpenAPI operation.
         """
@@ -198,6 +209,7 @@ class Routes:
                     endpoint,
                     policy=Policy(scope=scope) if scope else PUBLIC,
                     is_creating=is_creating,
+                    elsewhere=elsewhere,
                     methods=[method],
                     tags=[self.tag],
                     summary=summary.rstrip("."),

@@ -9,10 +9,12 @@ from purvey.contracts.limits import LIMITS, Limits
 from purvey.jobs.service import JobService
 from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
+from purvey.network.upstream import Upstreams
 from purvey.registry.deployments.book import Deployments
 from purvey.registry.engines.pool import EnginePool
 from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
+from purvey.registry.upstream_models import UpstreamModels
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
@@ -41,6 +43,8 @@ class Services:
         is_ready: Whether new work is taken; false while the server starts or drains.
         outbound: Fetches what callers give the address of.
         pulls: Fetches models from the hub.
+        upstreams: Other servers that compute models, by name.
+        upstream_models: What is registered of theirs.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
     """
 
@@ -56,6 +60,8 @@ class Services:
     engines: EnginePool
     outbound: Outbound
     pulls: Pulls
+    upstreams: Upstreams
+    upstream_models: UpstreamModels
     clock: Clock
     is_ready: Callable[[], bool]
     started_at: float = 0.0

@@ -5,7 +5,8 @@ without `[DONE]`, so that no client can take a half answer for a whole one.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -20,6 +21,8 @@ from purvey.telemetry import metrics
 logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 Chunk = Mapping[str, Any]  # JSON values
+Framed = bytes
+"""A chunk as `data` frames it, made by `around`."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -28,12 +31,23 @@ def data(value: object) -> bytes:
     return b"data: " + _encode(value) + b"\n\n"
 
 
+def around(chunk_of: Callable[[str], Chunk]) -> Callable[[str], Framed]:
+    """Return what frames chunks that differ in one text, at the price of encoding the text.
+
+    Args:
+        chunk_of: Makes a chunk whose JSON holds the text, once.
+    """
+    mark = secrets.token_hex(16)  # in no chunk by chance
+    before, after = data(chunk_of(mark)).split(_encode(mark))
+    return lambda text: before + _encode(text) + after
+
+
 def example(chunk: Chunk) -> str:
     """Show a stream of one chunk in the documentation."""
     return (data(chunk) + DONE).decode()
 
 
-async def stream(call: Call, chunks: AsyncGenerator[Chunk]) -> EventStream:
+async def stream(call: Call, chunks: AsyncGenerator[Chunk | Framed]) -> EventStream:
     """Answer with a stream of chunks, once the first one is there.
 
     Raises:
@@ -45,12 +59,12 @@ async def stream(call: Call, chunks: AsyncGenerator[Chunk]) -> EventStream:
     return EventStream(events, first=first)
 
 
-async def _framed(chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[bytes]:
+async def _framed(chunks: AsyncGenerator[Chunk | Framed]) -> AsyncGenerator[bytes]:
     has_begun = False
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield data(chunk)
+                yield chunk if type(chunk) is bytes else data(chunk)
                 has_begun = True
         except PurveyError as error:
             if not has_begun:

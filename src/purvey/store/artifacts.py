@@ -146,6 +146,40 @@ class Artifacts:
                 return data
         raise IntegrityError(f"artifact {digest!r} is not what was stored.")
 
+    def files(self, digest: str) -> tuple[ArtifactFile, ...]:
+        """List the files of an artifact by its manifest; their bytes are not looked at.
+
+        Raises:
+            IntegrityError: The artifact is gone, or its manifest is not what it was.
+        """
+        try:
+            manifest = (self.folder(digest) / ARTIFACT_MANIFEST).read_bytes()
+        except (OSError, NotFoundError) as error:
+            raise IntegrityError(f"artifact {digest!r} cannot be read.") from error
+        if hashlib.sha256(manifest).hexdigest() != digest:
+            raise IntegrityError(f"artifact {digest!r} is not what was stored.")
+        return msgspec.json.decode(manifest, type=ArtifactManifest).files
+
+    def intact(self, digest: str, path: str) -> Path:
+        """Return where one file of an artifact lies, having read all of it.
+
+        Raises:
+            NotFoundError: The artifact has no such file.
+            IntegrityError: The file, or the manifest that vouches for it, is not what it was.
+        """
+        named = {file.path: file.sha256 for file in self.files(digest)}
+        if path not in named:
+            raise NotFoundError(f"no file {path[:200]!r}.", param="file")
+        found = self._root / digest / path
+        try:
+            with found.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise IntegrityError(f"artifact {digest!r} cannot be read.") from error
+        if sha256 != named[path]:
+            raise IntegrityError(f"artifact {digest!r} is not what was stored.")
+        return found
+
     def verify(self, digest: str) -> None:
         """Read every byte of an artifact again.
 

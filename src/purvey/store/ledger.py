@@ -47,6 +47,7 @@ def totals(
     sums = select(
         group.label("group"),
         func.count().label("requests"),
+        func.sum(LEDGER.c.is_estimated).label("estimated_requests"),
         *(func.sum(LEDGER.c[unit]).label(unit) for unit in UNITS),
     ).where(LEDGER.c.project_id == project_id)
     if since is not None:
@@ -62,5 +63,8 @@ def _total(sums: RowMapping) -> UsageTotal:
     if isinstance(group, int):  # a day; models and kinds are text
         group = (_EPOCH + datetime.timedelta(days=group)).isoformat()
     return UsageTotal(
-        group=group, requests=sums["requests"], **{unit: sums[unit] for unit in UNITS}
+        group=group,
+        requests=sums["requests"],
+        estimated_requests=sums["estimated_requests"],
+        **{unit: sums[unit] for unit in UNITS},
     )

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, exists, select
 
 from purvey.contracts.records import ModelRecord
 from purvey.errors import ConflictError, ModelNotFoundError
-from purvey.store.rows import Order, Page, delete_row, get_row, page_rows, to_row
+from purvey.store.rows import Order, Page, delete_row, from_row, get_row, page_rows, to_row
 from purvey.store.tables import MODELS
 
 
@@ -28,6 +28,20 @@ def get(conn: Connection, project_id: str, name: str) -> ModelRecord:
     """
     where = {"project_id": project_id, "name": name}
     return get_row(conn, MODELS, ModelRecord, where=where, missing=_missing(name))
+
+
+def with_digest(conn: Connection, project_id: str, digest: str) -> ModelRecord | None:
+    """Return the oldest of the project's models that have this content, if any."""
+    same = (MODELS.c.project_id == project_id) & (MODELS.c.digest == digest)
+    row = conn.execute(select(MODELS).where(same).order_by(MODELS.c.position).limit(1)).first()
+    return None if row is None else from_row(row, ModelRecord)
+
+
+def of_family(conn: Connection, project_id: str, family: str) -> list[ModelRecord]:
+    """List the project's models of one family, the oldest first."""
+    same = (MODELS.c.project_id == project_id) & (MODELS.c.family == family)
+    found = conn.execute(select(MODELS).where(same).order_by(MODELS.c.position))
+    return [from_row(row, ModelRecord) for row in found]
 
 
 def page(

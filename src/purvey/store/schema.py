@@ -16,8 +16,8 @@ from purvey.store import sqlite
 from purvey.store.disk import sync_file, sync_folder
 from purvey.store.tables import METADATA
 
-HEAD = "0003"
-KNOWN_VERSIONS = frozenset({"0001", "0002", "0003"})
+HEAD = "0004"
+KNOWN_VERSIONS = frozenset({"0001", "0002", "0003", "0004"})
 """Every version that a release has written; each is upgraded forward to `HEAD`."""
 
 

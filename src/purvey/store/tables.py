@@ -271,6 +271,7 @@ LEDGER = Table(
     _number("compute_s"),
     _number("created_at"),
     _count("day"),
+    Column("is_estimated", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("request_id", "attempt"),
     Index(None, "project_id", "created_at"),
     sqlite_autoincrement=True,

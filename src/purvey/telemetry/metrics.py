@@ -77,6 +77,15 @@ ENGINE_EVICTIONS = Counter(
     ("reason",),
     registry=REGISTRY,
 )
+ADAPTER_LOADS = Counter(
+    "purvey_adapter_loads", "Adapters loaded into the engines of their bases.", registry=REGISTRY
+)
+ADAPTER_DROPS = Counter(
+    "purvey_adapter_drops",
+    "Adapters that were made to leave the engines of their bases, for the same reasons.",
+    ("reason",),
+    registry=REGISTRY,
+)
 MODELS_WAITING = Gauge(
     "purvey_models_waiting", "Models that wait for room in memory.", registry=REGISTRY
 )
@@ -86,6 +95,18 @@ MODEL_MEMORY = Gauge(
 MODEL_MEMORY_BUDGET = Gauge(
     "purvey_model_memory_budget_bytes",
     "Memory that loaded models may take together.",
+    registry=REGISTRY,
+)
+PROCESSORS = Gauge(
+    "purvey_processors",
+    "Processors that jobs, and engines, may use now: fewer than all while both compute.",
+    ("used_by",),
+    registry=REGISTRY,
+)
+UPSTREAM_FAILURES = Counter(
+    "purvey_upstream_failures",
+    "Times that an upstream could not be reached, said nothing for too long, or broke off.",
+    ("upstream",),
     registry=REGISTRY,
 )
 WRITER_BATCH_SIZE = Histogram(

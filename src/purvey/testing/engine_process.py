@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
+from purvey.contracts.adapter import DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Cancel,
@@ -24,17 +25,20 @@ from purvey.contracts.engine import (
     Generate,
     LoadFailed,
     LoadModel,
+    Question,
     Refused,
     Score,
     ToEngine,
     Tokenize,
+    Waiting,
 )
 from purvey.errors import InternalError, PurveyError
 from purvey.ipc.lifetime import die_with_parent
 from purvey.ipc.link import Link
 from purvey.testing import scripted_answers
-from purvey.testing.scripted_engine import Question, ScriptedEngine, ScriptedLauncher
+from purvey.testing.scripted_engine import ScriptedEngine, ScriptedLauncher
 
+OneQuestion = Score | Classify | Embed | Rank | Tokenize | Explain
 COMMAND = (sys.executable, "-P", "-m", "purvey.testing.engine_process")
 REFUSED_NAME, DEAD_NAME = "refused", "dead"
 """Models of these names do not load: one with an answer, one without."""
@@ -49,9 +53,12 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--context", type=int, default=4_096)
+    parser.add_argument("--spare", action="store_true")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     link = _RawLink(arguments.fd, ToEngine)
+    if arguments.spare:
+        link.send(Waiting())
     return asyncio.run(_serve(link, context_tokens=arguments.context))
 
 
@@ -104,18 +111,12 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
                 async for event in engine.generate(question):
                     link.send(event)
                     await asyncio.sleep(TOKEN_S)
-            case Score():
-                link.send(await engine.score(question))
-            case Classify():
-                link.send(await engine.classify(question))
-            case Embed():
-                link.send(await engine.embed(question))
-            case Rank():
-                link.send(await engine.rank(question))
-            case Tokenize():
-                link.send(await engine.tokenize(question))
-            case Explain():
-                link.send(await engine.explain(question))
+            case LoadAdapter():
+                link.send(await engine.load_adapter(question))
+            case DropAdapter():
+                link.send(await engine.drop_adapter(question))
+            case _:
+                await _answer_once(link, engine, question)
     except PurveyError as error:
         link.send(
             Refused(
@@ -125,6 +126,22 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
                 param=error.param,
             )
         )
+
+
+async def _answer_once(link: _RawLink, engine: ScriptedEngine, question: OneQuestion) -> None:
+    match question:
+        case Score():
+            link.send(await engine.score(question))
+        case Classify():
+            link.send(await engine.classify(question))
+        case Embed():
+            link.send(await engine.embed(question))
+        case Rank():
+            link.send(await engine.rank(question))
+        case Tokenize():
+            link.send(await engine.tokenize(question))
+        case Explain():
+            link.send(await engine.explain(question))
 
 
 async def _misbehave(link: _RawLink, engine: ScriptedEngine, request_id: str, prompt: str) -> None:

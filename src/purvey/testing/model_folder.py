@@ -1,6 +1,7 @@
 """A model folder that passes registration, made without a tensor library."""
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +24,48 @@ CROSS_ENCODER = BERT | {
 }
 
 
-def write_plausible_folder(folder: Path, config: Mapping[str, object] = LLAMA) -> Path:
-    """Write config, tokenizer and one small tensor; a scripted engine serves it."""
+ADAPTABLE = {"model.layers.0.self_attn.q_proj.weight": (2, 2)}
+"""Shapes of a model that the adapter of `write_plausible_adapter` fits."""
+
+
+def write_plausible_folder(
+    folder: Path,
+    config: Mapping[str, object] = LLAMA,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """Write config, tokenizer and one small tensor, or these; a scripted engine serves it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(safetensors_bytes({"embed.weight": TENSOR}))
+    write_zeros(folder / "model.safetensors", shapes or {"embed.weight": (2, 2)})
     return folder
+
+
+def write_plausible_adapter(
+    folder: Path, *, base: str = "base", config: Mapping[str, object] | None = None
+) -> Path:
+    """Write a LoRA adapter of rank 1 in PEFT's format, on what `ADAPTABLE` shows.
+
+    Args:
+        folder: Made where missing.
+        base: What it calls its base.
+        config: Over the values of `adapter_config.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "base_model_name_or_path": base}
+    text = json.dumps(values | dict(config or {}))
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {f"{layer}.lora_A.weight": (1, 2), f"{layer}.lora_B.weight": (2, 1)}
+    write_zeros(folder / "adapter_model.safetensors", shapes)
+    return folder
+
+
+def write_zeros(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write a safetensors file of zeros in float32, by name."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    file.write_bytes(safetensors_bytes(header, num_bytes=end))

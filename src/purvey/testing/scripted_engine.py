@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from purvey.contracts.adapter import AdapterDropped, AdapterLoaded, DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Classified,
@@ -24,6 +25,7 @@ from purvey.contracts.engine import (
     GenerationEvent,
     LoadModel,
     ModelLoaded,
+    Question,
     Score,
     Scored,
     Started,
@@ -42,12 +44,12 @@ from purvey.errors import (
 from purvey.testing import scripted_answers as answers
 from purvey.testing import scripted_vectors
 from purvey.testing.gate import Gate
+from purvey.testing.scripted_adapters import ScriptedAdapters
 from purvey.testing.scripted_calls import Told, called
 from purvey.testing.scripted_grammar import obeying
 from purvey.testing.scripted_prefix import SeenPrompts
 
 CRASHED = "the engine process died"
-Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
 
 
 class ScriptedEngine:
@@ -59,6 +61,7 @@ class ScriptedEngine:
     Args:
         model: What it claims to have loaded.
         replies: Answer by rendered prompt (`scripted_answers.rendered`); others are echoed.
+        adapter_bytes: What adapters may take together; each takes 64 bytes per rank.
 
     Attributes:
         gate: Closed, it stops every answer before its next token.
@@ -68,7 +71,13 @@ class ScriptedEngine:
         cancelled: Ids of generations that were closed early.
     """
 
-    def __init__(self, model: ModelLoaded, *, replies: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelLoaded,
+        *,
+        replies: dict[str, str] | None = None,
+        adapter_bytes: int = 2**20,
+    ) -> None:
         self.gate = Gate()
         self.refusals: list[PurveyError] = []
         self.crash_after_tokens: int | None = None
@@ -82,6 +91,7 @@ class ScriptedEngine:
         self._is_draining = False
         self._steps = 0
         self._seen = SeenPrompts()
+        self._adapters = ScriptedAdapters(adapter_bytes=adapter_bytes)
 
     @property
     def model(self) -> ModelLoaded:
@@ -97,6 +107,7 @@ class ScriptedEngine:
             free_blocks=64 - min(len(self._running), 64),
             total_blocks=64,
             steps=self._steps,
+            adapters=self._adapters.digests,
         )
 
     @property
@@ -111,13 +122,13 @@ class ScriptedEngine:
 
     async def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
         """Stream the scripted reply token by token."""
-        with self._admitted(request):
+        with self._admitted(request), self._adapters.held(request.adapter):
             self._require_generation()
             prompt = answers.rendered(request.prompt)
             room = self._room(request, len(prompt))
             reply, is_stopped = self._reply(request, prompt)
             await self._step()
-            known = self._seen.num_known(request.salt, prompt)
+            known = self._seen.num_known(f"{request.salt} {request.adapter}", prompt)
             yield Started(
                 request_id=request.request_id, prompt_tokens=len(prompt), cached_tokens=known
             )
@@ -146,7 +157,7 @@ class ScriptedEngine:
 
     async def score(self, request: Score) -> Scored:
         """Return log-probabilities of given outputs."""
-        with self._admitted(request):
+        with self._admitted(request), self._adapters.held(request.adapter):
             self._require_generation()
             await self._step()
             pairs = [(answers.rendered(p), answers.rendered(o)) for p, o in request.pairs]
@@ -183,7 +194,7 @@ class ScriptedEngine:
 
     async def tokenize(self, request: Tokenize) -> Tokenized:
         """Return one token per character."""
-        with self._admitted(request):
+        with self._admitted(request), self._adapters.held(request.adapter):
             self._require_generation()
             await self._step()
             text = answers.rendered(request.prompt)
@@ -195,7 +206,7 @@ class ScriptedEngine:
 
     async def explain(self, request: Explain) -> Explained:
         """Return an attribution with its faithfulness."""
-        with self._admitted(request):
+        with self._admitted(request), self._adapters.held(request.adapter):
             if self._model.task in ("embedding", "rerank"):
                 raise MethodUnsupportedError(f"this model is for {self._model.task}", param="model")
             await self._step()
@@ -203,6 +214,22 @@ class ScriptedEngine:
                 request_id=request.request_id,
                 result=answers.explanation(request.request, self._model.labels),
             )
+
+    async def load_adapter(self, request: LoadAdapter) -> AdapterLoaded:
+        """Make an adapter ready."""
+        with self._admitted(request):
+            self._require_generation()
+            if self._model.path != "native":
+                raise MethodUnsupportedError("this model takes no adapters", param="model")
+            await self._step()
+            return self._adapters.load(request)
+
+    async def drop_adapter(self, request: DropAdapter) -> AdapterDropped:
+        """Forget an adapter, once nothing computes with it."""
+        with self._admitted(request):
+            await self._step()
+            await self._adapters.drop(request.adapter)
+            return AdapterDropped(request_id=request.request_id, adapter=request.adapter)
 
     async def close(self, *, timeout_s: float) -> None:
         """Wait for what runs, at most `timeout_s`, then end."""
@@ -313,7 +340,7 @@ class ScriptedLauncher:
         claim = self._claim(Path(load.source.folder))
         num_bytes = self.resident_bytes.get(name, claim.resident_bytes)
         claim = msgspec.structs.replace(claim, resident_bytes=num_bytes)
-        engine = ScriptedEngine(claim, replies=self._replies)
+        engine = ScriptedEngine(claim, replies=self._replies, adapter_bytes=load.adapter_bytes)
         self.engines[name].append(engine)
         return engine
 

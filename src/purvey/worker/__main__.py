@@ -5,10 +5,16 @@ Spawned by `ipc`, never by hand. Each mode imports only what it needs.
 
 import argparse
 import faulthandler
+import importlib
+import os
 import sys
+import threading
 
 from purvey.ipc.lifetime import die_with_parent
 from purvey.telemetry import logs
+
+_STANDING_BACK = 5
+"""Niceness that leaves three quarters of a processor to whoever wants it."""
 
 
 def main() -> int:
@@ -17,19 +23,37 @@ def main() -> int:
     parser.add_argument("mode", choices=tuple(_MODES))
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--spare", action="store_true")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     faulthandler.enable()
     logs.configure("json", "INFO")
+    if arguments.spare:
+        return _run_spare_engine(arguments.fd)
     return _MODES[arguments.mode](arguments.fd)
 
 
-def _run_engine(fd: int) -> int:
-    from purvey.contracts.engine import ToEngine
+def _run_spare_engine(fd: int) -> int:
+    """Import while standing back, say so, then be an engine like any other."""
+    importing = threading.Thread(target=_import_engine, name="importing")
+    importing.start()
+    importing.join()
+    return _run_engine(fd, is_spare=True)
+
+
+def _import_engine() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _STANDING_BACK)  # this thread alone
+    importlib.import_module("purvey.worker.engine")
+
+
+def _run_engine(fd: int, *, is_spare: bool = False) -> int:
+    from purvey.contracts.engine import ToEngine, Waiting
     from purvey.ipc.link import Link
     from purvey.worker import engine
 
     link: Link[ToEngine] = Link(fd, ToEngine)
+    if is_spare:
+        link.send(Waiting())
     return engine.run(link)
 
 

@@ -10,13 +10,18 @@ import torch
 
 from purvey.contracts.deployment import Device, Precision
 from purvey.contracts.engine import ComputePath, LoadModel
+from purvey.engine.adapters.bank import AdapterBank
 from purvey.engine.foreign.footprint import expected as expected_foreign
 from purvey.engine.foreign.footprint import workspace_bytes as workspace_of_tile
 from purvey.engine.foreign.runner import TransformersRunner
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, blocks_in
+from purvey.engine.linears.base import LinearFactory
 from purvey.engine.linears.choice import NAMES, Chosen, linears
 from purvey.engine.linears.footprint import Footprint, expected, require_room, workspace_bytes
+from purvey.engine.prepacked.kept import KeptWeights
+from purvey.engine.prepacked.kinds import kind_of
+from purvey.engine.prepacked.shelf import Shelf
 from purvey.engine.runner import Runner, StepRunner
 from purvey.errors import CapacityError, SettingError
 from purvey.models.decoder import Decoder
@@ -35,10 +40,12 @@ class Place:
     Args:
         is_cuda: On the first CUDA device, else on the processor.
         chosen: What the linear layers are computed in.
+        kept: Its layers as they are kept on disk; None where nothing is kept of that precision.
     """
 
     is_cuda: bool
     chosen: Chosen
+    kept: KeptWeights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class Compute:
         workspace_bytes: What one step may take beside it.
         precision: What a loaded model says of itself.
         path: Our own networks, or those of `transformers`.
+        bank: Where its adapters are kept; None where none are computed.
     """
 
     runner: StepRunner
@@ -60,6 +68,7 @@ class Compute:
     workspace_bytes: int
     precision: str
     path: ComputePath = "native"
+    bank: AdapterBank | None = None
 
     @property
     def can_share_blocks(self) -> bool:
@@ -79,7 +88,8 @@ def place_of(load: LoadModel) -> Place:
     if is_foreign or not has_cuda(load.device):
         footprint = expected_foreign(load) if is_foreign else expected(load)
         require_room(footprint, name=load.source.name)
-        return Place(is_cuda=False, chosen=footprint.chosen)
+        kept = None if is_foreign else _kept(load, footprint)
+        return Place(is_cuda=False, chosen=footprint.chosen, kept=kept)
     place = Place(is_cuda=True, chosen=_cuda_precision(load.precision))
     _require_device_room(expected(load), place, load)
     return place
@@ -134,16 +144,35 @@ def _foreign(model: ForeignModel, load: LoadModel) -> Compute:
 def _on_cpu(decoder: Decoder, place: Place, load: LoadModel) -> Compute:
     config = decoder.config
     num_blocks = blocks_in(load.kv_cache_bytes, config)
-    frozen = FrozenDecoder(
-        decoder, max_positions=num_blocks * BLOCK_TOKENS, linears=linears(place.chosen)
-    )
+
+    def make(factory: LinearFactory) -> FrozenDecoder:
+        return FrozenDecoder(decoder, max_positions=num_blocks * BLOCK_TOKENS, linears=factory)
+
+    frozen = make(linears(place.chosen)) if place.kept is None else place.kept.frozen(make)
     cache = KVCache(config, num_blocks=num_blocks)
+    dtype = torch.float32 if place.chosen == "fp32" else torch.bfloat16
+    bank = AdapterBank(config, dtype=dtype, adapter_bytes=load.adapter_bytes)
     return Compute(
-        runner=Runner(frozen, cache),
+        runner=Runner(frozen, cache, bank),
         weights_bytes=frozen.num_bytes,
         cache_bytes=cache.num_bytes,
         workspace_bytes=workspace_bytes(config, max_batch_tokens=load.max_batch_tokens),
         precision=NAMES[place.chosen],
+        bank=bank,
+    )
+
+
+def _kept(load: LoadModel, footprint: Footprint) -> KeptWeights | None:
+    """Look for a model's layers among those that are kept; an adapter's are merged and are not."""
+    kind = kind_of(footprint.chosen)
+    if kind is None or load.source.base_folder is not None:
+        return None
+    has_shelf = bool(load.kept_folder and load.kept_bytes and load.source.digest)
+    return KeptWeights(
+        kind,
+        digest=load.source.digest,
+        shelf=Shelf(Path(load.kept_folder), max_bytes=load.kept_bytes) if has_shelf else None,
+        num_bytes=footprint.weights_bytes,
     )
 
 

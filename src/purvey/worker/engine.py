@@ -1,6 +1,7 @@
 """The engine process: one model, one link, a few threads.
 
-The receiver reads frames and handles `Cancel` at once. The desk, two threads, tokenises, has
+The receiver reads frames and handles `Cancel` at once. Adapters are read and written in a thread
+of their own, beside the loop. The desk, two threads, tokenises, has
 images decoded and templates rendered by parse processes, and refuses what cannot be served: one
 that waits for a parse process holds up neither the loop nor its neighbour. The model's loop
 computes. Explanations run one at a time in a thread of their own and ask the loop like everybody
@@ -18,6 +19,7 @@ import msgspec
 import torch
 
 from purvey import failpoints
+from purvey.contracts.adapter import DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Cancel,
@@ -27,12 +29,14 @@ from purvey.contracts.engine import (
     Generate,
     LoadFailed,
     LoadModel,
+    Question,
     Score,
     ToEngine,
     Tokenize,
 )
 from purvey.contracts.model import ImageSpec
 from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.models.chat import has_template
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel
@@ -42,7 +46,7 @@ from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
 from purvey.telemetry.metrics import BROAD_CATCHES
 from purvey.worker.compute import Place, place_of
-from purvey.worker.resident import Question, Resident, refusal
+from purvey.worker.resident import Resident, refusal
 from purvey.worker.resident_classifier import ResidentClassifier
 from purvey.worker.resident_embedder import ResidentEmbedder
 from purvey.worker.resident_language import ResidentLanguage
@@ -96,7 +100,18 @@ def run(link: EngineLink) -> int:
 
 def _open(load: LoadModel) -> Resident:
     place = _place(load)
-    model = open_model(load.source, is_widened=False)
+    try:
+        return _opened(load, place)
+    except (PurveyError, OSError):
+        if place.kept is None or not place.kept.is_there:
+            raise
+        place.kept.discard()  # what is kept can be made again
+        return _opened(load, place)
+
+
+def _opened(load: LoadModel, place: Place) -> Resident:
+    is_kept = place.kept is not None and place.kept.is_there
+    model = open_model(load.source, is_widened=False, has_matrices=not is_kept)
     if isinstance(model, (LanguageModel, ForeignModel)):
         return ResidentLanguage(model, place, load)
     if isinstance(model, EmbeddingModel):
@@ -112,20 +127,23 @@ def _place(load: LoadModel) -> Place:
     """Return where the model is computed, having refused a language model that does not fit."""
     if read_manifest(Path(load.source.folder)).task != "text-generation":
         return Place(is_cuda=False, chosen="fp32")
+    if has_template(Path(load.source.folder)):
+        PARSER.warm()  # its process starts while the weights load
     return place_of(load)
 
 
 class _Process:
     """The threads of a loaded engine and who is being served.
 
-    Invariant: every question that waits for, or is in, the desk or the explanations has an
-    open ticket.
+    Invariant: every question that waits for, or is in, the desk, the explanations or the
+    adapters has an open ticket.
     """
 
     def __init__(self, link: EngineLink, resident: Resident) -> None:
         self._link, self._resident = link, resident
         self._desk = ThreadPoolExecutor(_DESK_THREADS, thread_name_prefix="desk")
         self._explanations = ThreadPoolExecutor(1, thread_name_prefix="explanations")
+        self._adapters = ThreadPoolExecutor(1, thread_name_prefix="adapters")
         self._loop = threading.Thread(target=self._run_loop, name="loop", daemon=True)
         self._ended = threading.Event()
         self._is_draining = False
@@ -140,6 +158,7 @@ class _Process:
         self._resident.stop()
         self._desk.shutdown(wait=True, cancel_futures=True)
         self._explanations.shutdown(wait=True, cancel_futures=True)
+        self._adapters.shutdown(wait=True, cancel_futures=True)
         self._loop.join(_STOP_TIMEOUT_S)
 
     def _receive(self) -> None:
@@ -159,6 +178,8 @@ class _Process:
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()
             case Explain():
                 self._ask(message, self._explanations)
+            case LoadAdapter() | DropAdapter():
+                self._ask(message, self._adapters)
             case Generate() | Score() | Classify() | Embed() | Rank() | Tokenize():
                 self._ask(message, self._desk)
             case LoadModel():
@@ -198,6 +219,7 @@ class _Process:
         """Finish what was accepted, in the order that keeps answers coming, then end."""
         self._desk.shutdown(wait=True)
         self._explanations.shutdown(wait=True)
+        self._adapters.shutdown(wait=True)
         self._resident.drain()
         self._loop.join()
         self._send(self._resident.stats())

@@ -3,28 +3,26 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
+from purvey.contracts.adapter import AdapterDropped, AdapterLoaded
+from purvey.contracts.embedding import Embedded, Ranked
 from purvey.contracts.engine import (
     Classified,
-    Classify,
     Delta,
     EngineStats,
-    Explain,
     Explained,
     Finished,
-    Generate,
     ModelLoaded,
+    Question,
     Refused,
-    Score,
     Scored,
     Started,
-    Tokenize,
     Tokenized,
 )
 from purvey.errors import PurveyError
 
-Question = Generate | Score | Classify | Embed | Rank | Tokenize | Explain
-OneAnswer = Scored | Classified | Embedded | Ranked | Tokenized | Explained
+OneAnswer = (
+    Scored | Classified | Embedded | Ranked | Tokenized | Explained | AdapterLoaded | AdapterDropped
+)
 Answer = Started | Delta | Finished | Refused | OneAnswer
 Send = Callable[[Answer], None]
 CheckCancelled = Callable[[], None]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from purvey.contracts.adapter import DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Classified,
@@ -12,6 +13,7 @@ from purvey.contracts.engine import (
     Generate,
     ModelLoaded,
     NamedInputs,
+    Question,
     Score,
     Tokenize,
 )
@@ -20,7 +22,7 @@ from purvey.errors import MethodUnsupportedError
 from purvey.models.classifier import Classifier
 from purvey.worker.batched import BatchedResident
 from purvey.worker.explaining import explain_classifier
-from purvey.worker.resident import CheckCancelled, Question, Send
+from purvey.worker.resident import CheckCancelled, Send
 
 _BYTES_PER_FLOAT = 4
 Probabilities = list[Row]
@@ -54,6 +56,8 @@ class ResidentClassifier(BatchedResident[Row]):
                 self._classify(question, send)
             case Explain():
                 send(self._explained(question, check))
+            case LoadAdapter() | DropAdapter():
+                raise MethodUnsupportedError("this model takes no adapters.", param="model")
             case Generate() | Score() | Embed() | Rank() | Tokenize():
                 raise MethodUnsupportedError(
                     "this model classifies; it does not generate text or give vectors.",

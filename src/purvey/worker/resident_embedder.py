@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from purvey.contracts.adapter import DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
     Classify,
     Explain,
     Generate,
     ModelLoaded,
+    Question,
     Score,
     Tokenize,
 )
@@ -25,7 +27,7 @@ from purvey.models.encoder.framing import Framed
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.encoder.pooling import unit
 from purvey.worker.batched import BatchedResident
-from purvey.worker.resident import CheckCancelled, Question, Send
+from purvey.worker.resident import CheckCancelled, Send
 
 Scores = Callable[[list[Tensor]], list[float]]
 
@@ -78,7 +80,15 @@ class ResidentEmbedder(BatchedResident[Tensor]):
                 raise MethodUnsupportedError(
                     "this model scores pairs; it gives no vectors.", param="model"
                 )
-            case Generate() | Score() | Classify() | Tokenize() | Explain():
+            case (
+                Generate()
+                | Score()
+                | Classify()
+                | Tokenize()
+                | Explain()
+                | LoadAdapter()
+                | DropAdapter()
+            ):
                 raise MethodUnsupportedError(
                     f"this model is for {self._loaded.task}.", param="model"
                 )

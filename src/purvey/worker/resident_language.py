@@ -1,9 +1,11 @@
 """A language model in an engine process: generations, scores, tokens, explanations."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
+from purvey.contracts.adapter import AdapterDropped, DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Rank
 from purvey.contracts.engine import (
     Classify,
@@ -13,21 +15,25 @@ from purvey.contracts.engine import (
     Generate,
     LoadModel,
     ModelLoaded,
+    Prompt,
+    Question,
     Score,
     Scored,
     Tokenize,
     Tokenized,
 )
+from purvey.engine.adapters.served import ServedAdapters, no_adapters
 from purvey.engine.core import Core
 from purvey.engine.door import Door
 from purvey.engine.greedy_text import GreedyWriter
+from purvey.engine.output.voice import Voice
 from purvey.engine.score import Pair, Scorer
 from purvey.errors import MethodUnsupportedError, PurveyError
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.worker.compute import Place, compute_of
 from purvey.worker.explaining import explain_language
-from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+from purvey.worker.resident import CheckCancelled, Send, refusal
 
 
 class ResidentLanguage:
@@ -45,11 +51,21 @@ class ResidentLanguage:
     def __init__(self, model: LanguageModel | ForeignModel, place: Place, load: LoadModel) -> None:
         num_parameters = model.num_parameters  # before it is emptied
         compute = compute_of(model, place, load)
+        self._adapters = None
+        if compute.bank is not None and isinstance(model, LanguageModel):
+            self._adapters = ServedAdapters(
+                compute.bank,
+                model.decoder.config,
+                base_digest=load.source.digest,
+                tokenizer=model.tokenizer,
+            )
         self._core = Core(
             compute.runner,
             max_batch_tokens=load.max_batch_tokens,
             has_prefix_cache=load.prefix_cache and compute.can_share_blocks,
+            roster=None if self._adapters is None else self._adapters.roster,
         )
+        self._where = "by transformers" if compute.path == "transformers" else "on CUDA"
         self._tokenizer = model.tokenizer
         self._door = Door(
             model.tokenizer,
@@ -84,13 +100,18 @@ class ResidentLanguage:
         """Answer at once, or hand the question to the loop."""
         match question:
             case Generate():
-                self._core.submit(self._door.generation(question, send))
+                with self._voice(question.adapter) as voice:
+                    self._core.submit(self._door.generation(question, send, voice=voice))
             case Score():
                 self._score(question, send)
             case Tokenize():
                 send(self._tokenized(question))
             case Explain():
                 send(self._explained(question, check))
+            case LoadAdapter():
+                send(self._with_adapters().load(question, self._door))
+            case DropAdapter():
+                self._drop(question, send)
             case Classify():
                 raise MethodUnsupportedError(
                     "this model generates text and has no labels.", param="model"
@@ -124,11 +145,20 @@ class ResidentLanguage:
         """Count what is held."""
         return self._core.stats()
 
+    def _drop(self, question: DropAdapter, send: Send) -> None:
+        if self._adapters is None:  # nothing computes with it
+            send(AdapterDropped(request_id=question.request_id, adapter=question.adapter))
+        else:
+            self._adapters.drop(question, send)
+
     def _score(self, question: Score, send: Send) -> None:
         request_id = question.request_id
-        pairs = [self._door.encode_pair(pair) for pair in question.pairs]
-        num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
-        scores = self._scorer.submit_encoded(pairs, salt=question.salt)
+        with self._voice(question.adapter) as voice:
+            pairs = [self._door.encode_pair(pair, voice) for pair in question.pairs]
+            num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
+            scores = self._scorer.submit_encoded(
+                pairs, adapter=None if voice is None else voice.adapter, salt=question.salt
+            )
         with self._lock:
             self._scores[request_id] = scores
 
@@ -146,19 +176,35 @@ class ResidentLanguage:
         scores.add_done_callback(tell)
 
     def _tokenized(self, question: Tokenize) -> Tokenized:
-        ids = self._door.encode(question.prompt)
+        with self._voice(question.adapter) as voice:
+            ids = self._door.encode(question.prompt, voice)
         data = (self._tokenizer.token_bytes(token_id) for token_id in ids)
         texts = tuple(one.decode("utf-8", errors="replace") for one in data)
         return Tokenized(request_id=question.request_id, tokens=tuple(ids), texts=texts)
 
     def _explained(self, question: Explain, check: CheckCancelled) -> Explained:
-        def score(pairs: Sequence[Pair]) -> Future[list[list[float]]]:
-            check()
-            return self._scorer.submit(pairs)
+        with self._voice(question.adapter) as voice:
 
-        result = explain_language(
-            question.request,
-            generate=self._writer.write,
-            score=score,
-        )
+            def write(prompt: Prompt, max_tokens: int) -> str:
+                return self._writer.write(prompt, max_tokens, voice)
+
+            def score(pairs: Sequence[Pair]) -> Future[list[list[float]]]:
+                check()
+                return self._scorer.submit(pairs, voice=voice)
+
+            result = explain_language(question.request, generate=write, score=score)
         return Explained(request_id=question.request_id, result=result)
+
+    @contextmanager
+    def _voice(self, adapter: str) -> Iterator[Voice | None]:
+        """Hold the adapter of a request; None is the base's own voice."""
+        if not adapter:
+            yield None
+            return
+        with self._with_adapters().taken(adapter) as voice:
+            yield voice
+
+    def _with_adapters(self) -> ServedAdapters:
+        if self._adapters is None:
+            raise no_adapters(self._where)
+        return self._adapters

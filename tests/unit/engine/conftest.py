@@ -13,6 +13,7 @@ from purvey.engine.core import Core
 from purvey.engine.door import Door
 from purvey.engine.frozen import FrozenDecoder
 from purvey.engine.kv_cache import KVCache
+from purvey.engine.output.voice import Voice
 from purvey.engine.runner import Runner
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
@@ -43,7 +44,12 @@ class Bench:
     replies: dict[str, list[Reply]] = field(default_factory=dict)
 
     def ask(
-        self, request_id: str, *, prompt: Prompt | None = None, sampling: Sampling | None = None
+        self,
+        request_id: str,
+        *,
+        prompt: Prompt | None = None,
+        sampling: Sampling | None = None,
+        voice: Voice | None = None,
     ) -> None:
         """Submit a generation."""
         request = Generate(
@@ -52,7 +58,7 @@ class Bench:
             sampling=sampling or Sampling(temperature=0.0, max_tokens=8),
         )
         replies = self.replies.setdefault(request_id, [])
-        self.core.submit(self.door.generation(request, replies.append))
+        self.core.submit(self.door.generation(request, replies.append, voice=voice))
 
     def finish(self) -> None:
         """Step until nothing is left, checking the invariants after every step."""

@@ -88,8 +88,7 @@ def test_refusals_do_not_quote_the_prompt(bench: "Bench") -> None:
 
 
 def test_a_conversation_is_rendered(bench: "Bench", tokenizer: Tokenizer) -> None:
-    bench.door._template = ChatTemplate.default(tokenizer)
-    bench.ask("a", prompt=CHAT)
+    bench.ask("a", prompt=CHAT, voice=bench.door.voice_of(ChatTemplate.default(tokenizer)))
     bench.finish()
     assert bench.started("a").prompt_tokens > len(tokenizer.encode("the cat"))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from purvey.contracts.sampling import Sampling
+from purvey.engine.logits import HostLogits, first_best
 from purvey.engine.sampling import Adjustment, choose, logprobs, uniform
 from purvey.errors import InternalError, InvalidValueError
 
@@ -160,3 +161,17 @@ def test_when_all_are_banned_the_field_is_named() -> None:
     with pytest.raises(InvalidValueError, match="rule all of them out") as caught:
         choose(torch.tensor([-math.inf, -math.inf]), sampling, position=0)
     assert caught.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize("size", [1, 31, 331, 512, 1_000, 32_000])
+def test_the_first_of_equals_is_found_in_any_vocabulary(size: int) -> None:
+    """Vocabularies that are looked through in pieces, and ones that are not."""
+    for first in {0, size // 3, size - 1}:
+        logits_V = torch.full((size,), -5.0)
+        logits_V[first:] = 2.0
+        assert first_best(logits_V) == first
+        assert HostLogits(logits_V[None]).best() == (first, 2.0)
+        logits_V[first] = float("nan")
+        assert first_best(logits_V) == first
+        assert math.isnan(HostLogits(logits_V[None]).best()[1])
+    assert first_best(torch.full((size,), -math.inf)) == 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from purvey.contracts.deployment import EngineOptions, Profile
-from purvey.contracts.engine import Delta, Generate, TextPrompt
+from purvey.contracts.engine import Delta, EngineClient, Generate, TextPrompt
 from purvey.contracts.ids import DEFAULT_PROJECT, new_id
 from purvey.contracts.sampling import Sampling
 from purvey.registry.deployments.book import Deployments
@@ -17,7 +17,11 @@ from purvey.registry.models import ModelRegistry
 from purvey.store.artifacts import Artifacts
 from purvey.store.database import Database
 from purvey.testing.clock import FakeClock
-from purvey.testing.model_folder import write_plausible_folder
+from purvey.testing.model_folder import (
+    ADAPTABLE,
+    write_plausible_adapter,
+    write_plausible_folder,
+)
 from purvey.testing.scripted_engine import ScriptedLauncher
 
 PROJECT = DEFAULT_PROJECT
@@ -40,16 +44,26 @@ class Bench:
     registry: ModelRegistry
     deployments: Deployments
     clock: FakeClock
+    folder: Path
+
+    async def adapt(self, base: str, *names: str, project: str = PROJECT) -> None:
+        """Register adapters of a model; an engine says that each takes 64 bytes."""
+        for name in names:
+            alpha = 1 + sum(map(ord, name))  # other bytes, so another digest
+            folder = write_plausible_adapter(self.folder / name, config={"lora_alpha": alpha})
+            await self.registry.register_folder(project, name, folder, base=base)
+
+    def adapters(self, base: str) -> dict[str, str]:
+        """Return the state of each adapter of a model's engines, by name."""
+        engines = [engine for engine in self.pool.engines() if engine.name == base]
+        return {one.name: one.state for engine in engines for one in engine.adapters}
 
     async def ask(self, name: str, text: str = "hi") -> str:
         """Have a model say the text again."""
-        request = Generate(
-            request_id=new_id("req_"), prompt=TextPrompt(text=text), sampling=Sampling()
-        )
         async with self.pool.use(PROJECT, name) as (_, engine):
-            parts = [e.text async for e in engine.generate(request) if isinstance(e, Delta)]
+            answer = await said(engine, text)
         self.pool.check()
-        return "".join(parts)
+        return answer
 
     async def deploy(self, name: str, model: str, **profiles: Profile) -> None:
         """Create a deployment, as its route does."""
@@ -81,6 +95,12 @@ class Bench:
         return sorted(engine.options.precision for engine in ready)
 
 
+async def said(engine: EngineClient, text: str) -> str:
+    """Have an engine say the text again."""
+    request = Generate(request_id=new_id("req_"), prompt=TextPrompt(text=text), sampling=Sampling())
+    return "".join([e.text async for e in engine.generate(request) if isinstance(e, Delta)])
+
+
 async def make_bench(
     folder: Path,
     clock: FakeClock,
@@ -94,7 +114,7 @@ async def make_bench(
         database, Artifacts(folder / "artifacts"), model_roots=[folder], clock=clock
     )
     for name in ("a", "b", "c"):
-        model = write_plausible_folder(folder / name)
+        model = write_plausible_folder(folder / name, shapes=ADAPTABLE)
         (model / "generation_config.json").write_text(f'{{"of": "{name}"}}', encoding="utf-8")
         await registry.register_folder(PROJECT, name, model)
     directory = Directory(registry, options=EngineOptions(), keep_alive_s=keep_alive_s)
@@ -103,7 +123,12 @@ async def make_bench(
     limits = replace(PLENTY, **changes)  # type: ignore[arg-type]  # names of its fields
     pool = EnginePool(launcher, registry, directory, limits=limits, clock=clock)
     return Bench(
-        pool=pool, launcher=launcher, registry=registry, deployments=deployments, clock=clock
+        pool=pool,
+        launcher=launcher,
+        registry=registry,
+        deployments=deployments,
+        clock=clock,
+        folder=folder,
     )
 
 

@@ -1,17 +1,30 @@
 import json
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from purvey.contracts.model import MANIFEST_NAME, ModelSource
 from purvey.errors import IntegrityError, InvalidCheckpointError, InvalidValueError
-from purvey.registry import folder_check
+from purvey.registry import folder_check, model_bytes
 from purvey.registry.folder_check import check_folder
 from purvey.registry.model_bytes import verify_model
+from purvey.store.seals import marks
+from purvey.store.seals.marks import Seals
 from purvey.testing.model_folder import TENSOR, safetensors_bytes, write_plausible_folder
 
 Damage = Callable[[Path], None]
+
+
+@dataclass(kw_only=True)
+class Sealed:
+    """A verified model, and how often all of it was read."""
+
+    source: ModelSource
+    seals: Seals
+    full_checks: int = 0
 
 
 def _edit(name: str, **changes: object) -> Damage:
@@ -254,3 +267,53 @@ def test_the_settings_of_inner_folders_count(folder: Path) -> None:
     pooling.symlink_to("/etc/hostname")
     with pytest.raises(InvalidCheckpointError, match="leaves the model roots"):
         check_folder(folder, model_roots=[folder.parent])
+
+
+@pytest.fixture
+def sealed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sealed:
+    """A model that was verified once with seals, and a count of its full checks since."""
+    digest = check_folder(folder, model_roots=[folder.parent]).digest
+    source = ModelSource(name="m", folder=str(folder), digest=digest)
+    monkeypatch.setattr(marks, "_SETTLED_NS", 0)
+    made = Sealed(source=source, seals=Seals(tmp_path / "seals"))
+    real = model_bytes._is_whole
+
+    def counted(folder: Path, digest: str) -> bool:
+        made.full_checks += 1
+        return real(folder, digest)
+
+    monkeypatch.setattr(model_bytes, "_is_whole", counted)
+    verify_model(source, made.seals)
+    assert made.full_checks == 1
+    return made
+
+
+def test_what_was_not_written_to_is_not_read_again(sealed: Sealed) -> None:
+    verify_model(sealed.source, sealed.seals)
+    assert sealed.full_checks == 1
+    verify_model(sealed.source)
+    assert sealed.full_checks == 2  # without seals, always
+
+
+def test_a_touched_file_is_read_and_known_again(sealed: Sealed) -> None:
+    os.utime(Path(sealed.source.folder) / "config.json")
+    for _ in range(2):
+        verify_model(sealed.source, sealed.seals)
+    assert sealed.full_checks == 2
+
+
+def test_a_change_behind_an_old_time_is_found(sealed: Sealed) -> None:
+    weights = Path(sealed.source.folder) / "model.safetensors"
+    seen, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    for _ in range(2):  # and it stays found
+        with pytest.raises(IntegrityError):
+            verify_model(sealed.source, sealed.seals)
+
+
+def test_a_file_that_was_added_is_found(sealed: Sealed) -> None:
+    (Path(sealed.source.folder) / "extra.json").write_text("{}")
+    with pytest.raises(IntegrityError):
+        verify_model(sealed.source, sealed.seals)

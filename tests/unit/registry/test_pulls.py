@@ -30,7 +30,12 @@ from purvey.registry.hub.snapshot import is_hub_id, is_wanted
 from purvey.testing.certificate import Certificate, make_certificate
 from purvey.testing.https_double import HttpsDouble, answer_of
 from purvey.testing.hub_double import COMMIT, HUB, SOURCE, STORAGE, HubDouble
-from purvey.testing.model_folder import LLAMA, TENSOR, safetensors_bytes
+from purvey.testing.model_folder import (
+    LLAMA,
+    TENSOR,
+    safetensors_bytes,
+    write_plausible_adapter,
+)
 from tests.unit.network.conftest import OPEN, Names
 
 TOKEN = "hf_canary0123456789"
@@ -118,6 +123,18 @@ async def test_a_branch_becomes_a_folder_of_its_commit(
     assert await pulls.folder(SOURCE, "main") == folder
     assert len(hub.heads) == num_asked + 1
     assert pulls.running() == []
+
+
+async def test_an_adapter_needs_no_config_and_no_tokenizer(
+    pulls: Pulls, hub: HubDouble, root: Path, tmp_path: Path
+) -> None:
+    written = write_plausible_adapter(tmp_path / "written")
+    hub.files = {file.name: file.read_bytes() for file in written.iterdir()}
+    taken = set(hub.files)
+    hub.files |= {"training_args.bin": b"\x80\x04 a pickle", "README.md": b"# Adapter"}
+    folder = await pulls.folder(SOURCE, "main")
+    assert {file.name for file in folder.iterdir()} == taken
+    assert check_folder(folder, model_roots=[root]).adapter is not None
 
 
 async def test_what_was_cut_goes_on_where_it_was(pulls: Pulls, hub: HubDouble) -> None:

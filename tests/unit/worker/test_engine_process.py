@@ -26,6 +26,7 @@ from purvey.contracts.engine import (
     LoadModel,
     ModelLoaded,
     NamedInputs,
+    Question,
     Refused,
     Score,
     Scored,
@@ -47,7 +48,7 @@ from purvey.models.decoder import Decoder
 from purvey.models.language import LanguageModel, save_language_model
 from purvey.models.tokenizer import Tokenizer
 from purvey.worker import engine
-from purvey.worker.resident import CheckCancelled, Question, Send, refusal
+from purvey.worker.resident import CheckCancelled, Send, refusal
 
 TIMEOUT_S = 60
 PROMPT = TextPrompt(text="the cat sat")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,10 @@ def pull(
     name: Annotated[
         str | None, typer.Option("--as", help="The name it answers by; its id unless given.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of an adapter: the registered model that it belongs to."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a model from the hub into the server's model root and register it.
@@ -41,39 +46,50 @@ def pull(
             hint="Write OWNER/NAME or OWNER/NAME@REVISION.",
         )
     with connect() as client:
-        made = _pulled(client, name or hub_id, hub_id, revision or "main", is_quiet=as_json)
+        wanted = _Wanted(name=name or hub_id, source=hub_id, revision=revision or "main", base=base)
+        made = _pulled(client, wanted, is_quiet=as_json)
     if as_json:
         print_json(made)
     else:
         print_fields(model_fields(made))
 
 
-def _pulled(client: "Purvey", name: str, source: str, revision: str, *, is_quiet: bool) -> "Model":
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A model of the hub, and what it is called here."""
+
+    name: str
+    source: str
+    revision: str
+    base: str | None
+
+
+def _pulled(client: "Purvey", wanted: _Wanted, *, is_quiet: bool) -> "Model":
     """Wait for the model, showing how far it is; Ctrl-C leaves it to the next pull."""
     is_answered = threading.Event()
     shown = threading.Thread(
-        target=_show, args=(client, is_answered, source, revision), name="progress", daemon=True
+        target=_show, args=(client, is_answered, wanted), name="progress", daemon=True
     )
     if not is_quiet:
         shown.start()
     try:
-        return _asked(client, name, source, revision)
+        return _asked(client, wanted)
     finally:
         is_answered.set()
         if not is_quiet:
             shown.join(LOOK_S)  # the bar's last line comes before what is printed next
 
 
-def _asked(client: "Purvey", name: str, source: str, revision: str) -> "Model":
+def _asked(client: "Purvey", wanted: _Wanted) -> "Model":
     """Ask until it is answered: one that falls silent has only waited too long."""
     while True:
         try:
-            return client.models.pull(name, source, revision)
+            return client.models.pull(wanted.name, wanted.source, wanted.revision, base=wanted.base)
         except DeadlineExceededError:
             continue
 
 
-def _show(client: "Purvey", is_answered: threading.Event, source: str, revision: str) -> None:
+def _show(client: "Purvey", is_answered: threading.Event, wanted: _Wanted) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -82,18 +98,16 @@ def _show(client: "Purvey", is_answered: threading.Event, source: str, revision:
     )
     out = notices()
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
-        task = bar.add_task(source, total=None)
-        for found in _looks(client, is_answered, source, revision):
+        task = bar.add_task(wanted.source, total=None)
+        for found in _looks(client, is_answered, wanted):
             bar.update(task, total=found.bytes or None, completed=found.fetched_bytes)
 
 
-def _looks(
-    client: "Purvey", is_answered: threading.Event, source: str, revision: str
-) -> "Iterator[Pull]":
+def _looks(client: "Purvey", is_answered: threading.Event, wanted: _Wanted) -> "Iterator[Pull]":
     """Yield how far it is, again and again, until the answer is there."""
     while not is_answered.wait(LOOK_S):
         try:
             pulls = client.models.pulls()
         except PurveyError:  # the answer will say what is wrong
             continue
-        yield from (p for p in pulls if (p.source, p.revision) == (source, revision))
+        yield from (p for p in pulls if (p.source, p.revision) == (wanted.source, wanted.revision))

@@ -1,7 +1,7 @@
 """What the cache knows already: blocks found by the tokens that they and all before them hold.
 
-A block's name is a hash over its parent's name, its tokens and the salt, so that a name says
-everything that the block's keys and values depend on. Two things more, for equal bits
+A block's name is a hash over its parent's name, its tokens, the salt and the adapter, so that a
+name says everything that the block's keys and values depend on. Two things more, for equal bits
 (`attention.py`): the prompt's last, incomplete tile and every output token are computed in shapes
 that follow from the prompt's length, so the names of their blocks hold that length; and a hit
 ends where a tile of the prompt ends, or past the prompt, where rows are computed one by one.
@@ -147,7 +147,7 @@ class PrefixCache:
         whole = self._whole_tiles(sequence.num_prompt)
         while len(names) < num_blocks:
             start = len(names) * width
-            hashed = hashlib.sha256(names[-1] if names else _root(sequence.salt))
+            hashed = hashlib.sha256(names[-1] if names else _root(sequence))
             hashed.update(array("q", sequence.tokens[start : start + width]).tobytes())
             if start + width > whole:
                 hashed.update(b"after a prompt of %d" % sequence.num_prompt)
@@ -155,5 +155,8 @@ class PrefixCache:
         return names[:num_blocks]
 
 
-def _root(salt: str) -> bytes:
-    return hashlib.sha256(b"purvey.prefix\0" + salt.encode()).digest()
+def _root(sequence: Sequence) -> bytes:
+    root = hashlib.sha256(b"purvey.prefix\0" + sequence.salt.encode()).digest()
+    if sequence.adapter is None:
+        return root
+    return hashlib.sha256(root + sequence.adapter.digest.encode()).digest()

@@ -1,7 +1,7 @@
 """Forward passes over packed texts: a vector of each, or a score of each pair.
 
 A row's result has the same bits whatever the other texts are and however many: linears are
-row-stable (`engine/linear.py`), attention computes one text at a time, and what remains works on a
+row-stable (`linears/rows.py`), attention computes one text at a time, and what remains works on a
 row, or on the rows of one text.
 
 Shape letters, this file only:
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from purvey.engine.frozen import FrozenDecoder
-from purvey.engine.linear import row_linear
 from purvey.engine.linears.base import Projection
 from purvey.engine.linears.float32 import Float32Linears
+from purvey.engine.linears.rows import row_linear
 from purvey.errors import InternalError
 from purvey.models.attention.packed import PackedAttention
 from purvey.models.encoder.framing import Framed

@@ -1,1 +1,1 @@
-"""Linear layers of a served decoder, by precision; a row's result never depends on other rows."""
+"""Layers of a served decoder, linear ones by precision; no row depends on other rows."""

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from purvey.engine.linears.base import Projection
+from purvey.engine.linears.base import Addition, Projection, joined
 from purvey.models.config import Activation
 
 _SERIAL_ELEMENTS = 24_576
@@ -45,9 +45,12 @@ class Gate:
         """Memory of its weights."""
         return self._joined.num_bytes
 
-    def __call__(self, x_TI: Tensor) -> Tensor:
+    def __call__(self, x_TI: Tensor, addition: Addition | None = None) -> Tensor:
         """Return `y_TO`."""
-        gate_TO, up_TO = self._joined(x_TI).chunk(2, dim=1)
+        joined_TO = self._joined(x_TI)
+        if addition is not None:
+            addition.add_(x_TI, joined_TO)
+        gate_TO, up_TO = joined_TO.chunk(2, dim=1)
         activate_rows_(gate_TO, self._activation)
         return gate_TO * up_TO
 
@@ -70,5 +73,5 @@ def joined_gate(
     linear: Callable[[Tensor, Tensor | None], Projection],
 ) -> Gate:
     """Build a gate of two layers with one pass over their input."""
-    bias_O = None if gate.bias is None else torch.cat((gate.bias, up.bias))
-    return Gate(linear(torch.cat((gate.weight, up.weight)), bias_O), activation)
+    bias_O = None if gate.bias is None else joined((gate.bias, up.bias))
+    return Gate(linear(joined((gate.weight, up.weight)), bias_O), activation)

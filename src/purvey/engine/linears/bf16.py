@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from purvey.engine.linear import has_packed_kernels
-from purvey.engine.linears.activation import joined_gate
+from purvey.engine.linears.activation import Gate, joined_gate
 from purvey.engine.linears.base import Projection, output_slices
+from purvey.engine.linears.rows import has_packed_kernels
 from purvey.models.config import Activation
 
 _BLOCK_ROWS = 8
@@ -33,7 +33,7 @@ class Bf16Linears:
             return PackedBf16(weight_OI, bias_O)
         return WidenedBf16(weight_OI, bias_O)
 
-    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Projection:
+    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Gate:
         """Build `act(gate(x)) * up(x)`."""
         return joined_gate(gate, up, act, linear=self.linear)
 

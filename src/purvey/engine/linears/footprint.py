@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from purvey.contracts.engine import LoadModel
+from purvey.engine.attention.outputs import workspace_bytes as attention_workspace_bytes
 from purvey.engine.linears.choice import Chosen, choose
 from purvey.errors import CapacityError
 from purvey.ipc.confinement import memory_of_machine
 from purvey.models.config import DecoderConfig
-from purvey.models.decoder import Decoder
+from purvey.models.skeleton import skeleton
 from purvey.models.weights import read_config, stored_bytes
 
 BYTES_PER_WEIGHT: dict[Chosen, float] = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
@@ -77,8 +77,7 @@ def expected(load: LoadModel) -> Footprint:
 
 def of_shape(config: DecoderConfig, load: LoadModel, *, embedding_item_bytes: int) -> Footprint:
     """Count from a shape alone."""
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = skeleton(config)
     num_weights = sum(parameter.numel() for parameter in decoder.parameters())
     chosen = choose(load.precision, num_parameters=num_weights)
     layers = [m.weight.numel() for m in decoder.layers.modules() if isinstance(m, nn.Linear)]
@@ -100,12 +99,13 @@ def of_shape(config: DecoderConfig, load: LoadModel, *, embedding_item_bytes: in
 
 
 def workspace_bytes(config: DecoderConfig, *, max_batch_tokens: int) -> int:
-    """Count what the largest step holds at once: its rows, all logits wanted, and the angles."""
+    """Count what the largest step holds at once: rows, wanted logits, angles, and attention's."""
     heads = config.num_heads + 2 * config.num_kv_heads
     row = 6 * config.hidden_size + 3 * heads * config.head_size + 4 * config.mlp_size
     logits = 2 * config.vocabulary_size
     angles = 2 * config.context_tokens * config.head_size
-    return _BYTES_PER_FLOAT * (max_batch_tokens * (row + logits) + angles)
+    attention_bytes = attention_workspace_bytes(config, max_rows=max_batch_tokens)
+    return _BYTES_PER_FLOAT * (max_batch_tokens * (row + logits) + angles) + attention_bytes
 
 
 def require_room(footprint: Footprint, *, name: str, available_bytes: int | None = None) -> None:

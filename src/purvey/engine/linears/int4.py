@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from purvey.engine.linears.activation import joined_gate
+from purvey.engine.linears.activation import Gate, joined_gate
 from purvey.engine.linears.base import Projection, output_slices
 from purvey.engine.linears.int8 import Int8Linears
 from purvey.models.config import Activation
@@ -37,7 +37,7 @@ class Int4Linears:
         """Build `x_TI @ weight_OI.T + bias_O`."""
         return PackedInt4(weight_OI, bias_O)
 
-    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Projection:
+    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Gate:
         """Build `act(gate(x)) * up(x)`."""
         return joined_gate(gate, up, act, linear=self.linear)
 

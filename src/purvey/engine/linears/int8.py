@@ -12,17 +12,18 @@ times larger raises a row's error from 2 % to 46 %. The operator is marked for r
 where it is missing, oneDNN's or plain float32 products compute the same integers.
 
 Shape letters, this file only:
-    T = rows   I = input features   O = output features
+    T = rows   I = input features   O = output features   S = outputs of a slice
 """
 
+import threading
 import warnings
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
-from purvey.engine.linears.activation import joined_gate
+from purvey.engine.linears.activation import Gate, joined_gate
 from purvey.engine.linears.base import Projection, output_slices
 from purvey.models.config import Activation
 
@@ -34,6 +35,10 @@ _MARGIN = 1 - 2.0**-20
 _TINY = 1e-30
 _EXTREMES = 4
 """The largest, the smallest, and two zeros that keep rows aligned."""
+_WIDENED_WEIGHTS = 2**19
+"""Widened at once: more rows make up for what leaves a core's cache."""
+_KEPT_ROWS = 64
+"""Rows that a step which extends outputs has, as a rule."""
 _EXACT_INPUTS = 1_024
 """Terms of 127 x 127 whose float32 sum is exact: below 2^24."""
 
@@ -43,21 +48,25 @@ class Int8Linears:
 
     def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> Projection:
         """Build `x_TI @ weight_OI.T + bias_O`."""
-        q_OI, scale_O = quantise_outputs(weight_OI)
-        levels = dynamic_levels()
-        if levels is not None:
-            return DynamicInt8(q_OI, scale_O, bias_O, levels=levels)
-        if has_exact_onednn():
-            return OneDnnInt8(q_OI, scale_O, bias_O)
-        return WidenedInt8(q_OI, scale_O, bias_O)
+        return int8_layer(*quantise_outputs(weight_OI), bias_O)
 
-    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Projection:
+    def gated(self, gate: torch.nn.Linear, up: torch.nn.Linear, act: Activation) -> Gate:
         """Build `act(gate(x)) * up(x)`."""
         return joined_gate(gate, up, act, linear=self.linear)
 
     def head(self, weight_OI: Tensor) -> Projection:
         """Build the layer that gives logits."""
         return self.linear(weight_OI)
+
+
+def int8_layer(q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Projection:
+    """Build the fastest layer of quantised weights that computes exactly here."""
+    levels = dynamic_levels()
+    if levels is not None:
+        return DynamicInt8(q_OI, scale_O, bias_O, levels=levels)
+    if has_exact_onednn():
+        return OneDnnInt8(q_OI, scale_O, bias_O)
+    return WidenedInt8(q_OI, scale_O, bias_O)
 
 
 class _Int8:
@@ -67,7 +76,8 @@ class _Int8:
         self, q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None, *, levels: float
     ) -> None:
         self.num_bytes = q_OI.nbytes + scale_O.nbytes
-        self._num_outputs, self._scale_O, self._levels = len(q_OI), scale_O, levels
+        self._num_outputs, self._scale_O = len(q_OI), scale_O
+        self._levels = torch.tensor(levels, dtype=torch.float32)
         self._bias_O = None if bias_O is None else bias_O.detach().float().clone()
 
     def __call__(self, x_TI: Tensor) -> Tensor:
@@ -75,13 +85,44 @@ class _Int8:
         if not len(x_TI):
             return x_TI.new_empty((0, self._num_outputs))
         largest_T1 = x_TI.abs().amax(1, keepdim=True)
-        factor_T1 = self._levels / largest_T1.clamp_min_(_TINY)
+        factor_T1 = torch.div(self._levels, largest_T1.clamp_min_(_TINY))
         y_TO = self._products(x_TI, factor_T1).div_(factor_T1)
         return y_TO if self._bias_O is None else y_TO.add_(self._bias_O)
 
     def _products(self, x_TI: Tensor, factor_T1: Tensor) -> Tensor:
         """Return the sums over rounded `x_TI * factor_T1`, times `scale_O`; never `x_TI` itself."""
         raise NotImplementedError
+
+
+class _Pinned(threading.local):
+    """Rows that end with the extremes; those of small steps are kept, one thread's by itself."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._parts: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+
+    def rows(self, num_rows: int, width: int, levels: int) -> tuple[Tensor, Tensor]:
+        """Return rows, and the part of them to fill; what they held before is lost."""
+        if num_rows > _KEPT_ROWS:
+            return _pinned(num_rows, width, levels)
+        key = num_rows, width, levels
+        if key not in self._parts:
+            if (width, levels) not in self._kept:
+                with torch.inference_mode(mode=False):  # such tensors are filled in either mode
+                    self._kept[width, levels], _ = _pinned(_KEPT_ROWS, width, levels)
+            pinned = self._kept[width, levels][:num_rows]
+            self._parts[key] = pinned, pinned[:, :width]
+        return self._parts[key]
+
+
+def _pinned(num_rows: int, width: int, levels: int) -> tuple[Tensor, Tensor]:
+    pinned = torch.empty((num_rows, width + _EXTREMES))
+    # In columns of their own: whatever is not finite in a row stays before them.
+    pinned[:, width:] = torch.tensor([levels, -levels - 1, 0, 0], dtype=torch.float32)
+    return pinned, pinned[:, :width]
+
+
+_PINNED = _Pinned()
 
 
 class DynamicInt8(_Int8):
@@ -100,14 +141,12 @@ class DynamicInt8(_Int8):
         super().__init__(q_OI, scale_O, bias_O, levels=levels * _MARGIN)
         longer = pad(q_OI, (0, _EXTREMES))
         self._packed = torch.ops.quantized.linear_prepack(as_quantised(longer, scale_O), None)
-        self._is_reduced = levels < _WEIGHT_LEVELS
-        self._extremes = torch.tensor([levels, -levels - 1, 0, 0], dtype=torch.float32)
+        self._is_reduced, self._extreme = levels < _WEIGHT_LEVELS, levels
 
     def _products(self, x_TI: Tensor, factor_T1: Tensor) -> Tensor:
         num_rows, width = x_TI.shape
-        pinned = x_TI.new_empty((num_rows, width + _EXTREMES))
-        torch.mul(x_TI, factor_T1, out=pinned[:, :width])
-        pinned[:, width:] = self._extremes  # behind whatever is not finite in a row
+        pinned, scaled_TI = _PINNED.rows(num_rows, width, self._extreme)
+        torch.mul(x_TI, factor_T1, out=scaled_TI)
         y_TO: Tensor = torch.ops.quantized.linear_dynamic(pinned, self._packed, self._is_reduced)
         return y_TO
 
@@ -138,11 +177,10 @@ class WidenedInt8(_Int8):
 
     def _products(self, x_TI: Tensor, factor_T1: Tensor) -> Tensor:
         q_TI = torch.mul(x_TI, factor_T1).round_()
-        slices = [
-            _integer_products(q_TI, self._q_OI[outputs]).to(torch.float32)
-            for outputs in output_slices(self._q_OI)
-        ]
-        return torch.cat(slices, dim=1).mul_(self._scale_O)
+        y_TO = x_TI.new_empty((len(x_TI), self._num_outputs))
+        for outputs in output_slices(self._q_OI, most_weights=_WIDENED_WEIGHTS):
+            y_TO[:, outputs] = _integer_products(q_TI, self._q_OI[outputs])
+        return y_TO.mul_(self._scale_O)
 
 
 def quantise_outputs(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,9 +254,13 @@ def _is_exact(layer: _Int8, levels: int) -> bool:
     return torch.equal(found_TO, expected_TO)
 
 
-def _integer_products(q_TI: Tensor, q_OI: Tensor) -> Tensor:
-    sum_TO = torch.zeros((len(q_TI), len(q_OI)), dtype=torch.int32)
-    for inputs in range(0, q_TI.shape[1], _EXACT_INPUTS):
-        part = slice(inputs, inputs + _EXACT_INPUTS)
-        sum_TO += (q_TI[:, part] @ q_OI[:, part].float().T).to(torch.int32)
-    return sum_TO
+def _integer_products(q_TI: Tensor, q_SI: Tensor) -> Tensor:
+    """Return sums of integers as float32, rounded once; `q_TI` holds them in float32 too."""
+    wide_SI = q_SI.float()
+    if q_SI.shape[1] <= _EXACT_INPUTS:
+        return linear(q_TI, wide_SI)
+    sum_TS = torch.zeros((len(q_TI), len(q_SI)), dtype=torch.int32)
+    for first in range(0, q_SI.shape[1], _EXACT_INPUTS):
+        inputs = slice(first, first + _EXACT_INPUTS)
+        sum_TS += linear(q_TI[:, inputs], wide_SI[:, inputs]).to(torch.int32)
+    return sum_TS.float()

@@ -1,11 +1,11 @@
 """The parts of a `tokenizer.json` that decide about leading spaces and special tokens."""
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import tokenizers
 
 from purvey.errors import InvalidCheckpointError
@@ -29,7 +29,7 @@ def parse(definition: dict[str, Any]) -> tokenizers.Tokenizer:
     """
     plain = {**definition, "padding": None, "truncation": None}
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(json.dumps(plain).encode())
+        tokenizer = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(plain))
     except ValueError as error:
         message = f"tokenizer.json is not usable: {str(error)[:200]}."
         raise InvalidCheckpointError(message, param="model") from None

@@ -6,7 +6,7 @@ holes or overlaps (https://github.com/huggingface/safetensors, "Format").
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,17 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
 
 
 def read_tensors(
-    path: Path, *, is_finite_required: bool = True, is_widened: bool = True
+    path: Path,
+    *,
+    is_finite_required: bool = True,
+    is_widened: bool = True,
+    is_wanted: Callable[[str], bool] | None = None,
 ) -> dict[str, Tensor]:
     """Map a checked file into memory; floating-point tensors come as float32 on the CPU.
 
     Float32 tensors are copy-on-write views of the file; others are converted copies, or such
-    views in the file's own dtype where they need not be `is_widened`.
+    views in the file's own dtype where they need not be `is_widened`. Tensors whose names are
+    not `is_wanted` are left out and not looked at.
 
     Raises:
         InvalidCheckpointError: As `read_header`, or a value is not finite.
@@ -77,7 +82,7 @@ def read_tensors(
     tensors = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            for name in headers:
+            for name in filter(is_wanted or _any, headers):
                 tensor = file.get_tensor(name)
                 tensors[name] = _widen(tensor) if is_widened else tensor
     except (SafetensorError, OSError) as error:
@@ -163,6 +168,10 @@ def _check_contiguous(path: Path, headers: Mapping[str, TensorHeader], num_bytes
         position = header.end
     if position != num_bytes:
         raise _refusal(path, f"its tensors cover {position} of {num_bytes} bytes")
+
+
+def _any(name: str) -> bool:
+    return True
 
 
 def _is_finite(tensor: Tensor) -> bool:

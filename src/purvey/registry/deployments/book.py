@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from purvey.contracts.clock import Clock
 from purvey.contracts.deployment import DeploymentRecord, GenerationDefaults, Profile
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.records import ModelRecord
 from purvey.errors import (
     ConflictError,
     InvalidValueError,
@@ -17,6 +18,7 @@ from purvey.errors import (
     RateLimitedError,
 )
 from purvey.registry.deployments.directory import Directory
+from purvey.registry.upstream_models import elsewhere
 from purvey.store import models
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
@@ -171,15 +173,41 @@ def _check(conn: Connection, record: DeploymentRecord) -> None:
         raise InvalidValueError(
             f"a deployment has at most {LIMITS.profiles} profiles.", param="profiles"
         )
-    task = models.get(conn, record.project_id, record.model).task
+    model = models.get(conn, record.project_id, record.model)
+    is_elsewhere = elsewhere(model) is not None
+    what = "computed by another server" if is_elsewhere else f"for {model.task}"
     for name, profile in record.profiles.items():
-        generates = task == GENERATES
+        generates = model.task == GENERATES
         wrong = _wrong_for_generation(profile) if generates else _wrong_for_one_pass(profile)
+        if is_elsewhere:
+            wrong = wrong or _wrong_elsewhere(profile)
         if wrong is not None:
             raise InvalidValueError(
-                f"the model {record.model!r} is for {task}: its {wrong} cannot be chosen.",
+                f"the model {record.model!r} is {what}: its {wrong} cannot be chosen.",
                 param=f"profiles.{name}.{wrong}",
             )
+        if profile.adapter is not None:
+            _check_adapter(conn, model, profile.adapter, param=f"profiles.{name}.adapter")
+
+
+def _check_adapter(conn: Connection, model: ModelRecord, name: str, *, param: str) -> None:
+    """Make sure that a profile's adapter lies on the deployment's model.
+
+    Raises:
+        ModelNotFoundError: No such model, or another project's.
+        InvalidValueError: It is no adapter, or one of another base.
+    """
+    try:
+        adapter = models.get(conn, model.project_id, name)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(error.message, param=param) from None
+    if adapter.manifest.get("base") != model.digest or adapter.base_model != model.name:
+        what = f"an adapter of {adapter.base_model!r}" if adapter.manifest.get("base") else "whole"
+        raise InvalidValueError(
+            f"the model {name!r} is no adapter of {model.name!r}: it is {what}.",
+            param=param,
+            hint="Name a model that was fine-tuned from the deployment's own, or registered on it.",
+        )
 
 
 def _wrong_for_generation(profile: Profile) -> str | None:
@@ -190,6 +218,16 @@ def _wrong_for_one_pass(profile: Profile) -> str | None:
     if profile.precision not in {None, "auto", "fp32"}:
         return "precision"
     return "generation" if profile.generation != GenerationDefaults() else None
+
+
+def _wrong_elsewhere(profile: Profile) -> str | None:
+    if profile.precision is not None:
+        return "precision"
+    if profile.batch_window_ms is not None:
+        return "batch_window_ms"
+    if profile.keep_alive_s is not None:
+        return "keep_alive_s"
+    return "is_pinned" if profile.is_pinned else None
 
 
 def _is_model(conn: Connection, project_id: str, name: str) -> bool:

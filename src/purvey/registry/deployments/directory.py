@@ -129,7 +129,7 @@ class Directory:
     def pinned(self) -> set[Key]:
         """List the engines that are always to be there."""
         return {
-            Key(record.project_id, record.model, self.options(profile))
+            Key(record.project_id, profile.adapter or record.model, self.options(profile))
             for known in self._known.values()
             for record in known.values()
             for profile in record.profiles.values()
@@ -148,7 +148,9 @@ class Directory:
                 hint=f"Its profiles: {there}.",
             )
         return Served(
-            record=await self._registry.get(deployment.project_id, deployment.model),
+            record=await self._registry.get(
+                deployment.project_id, (profile or _NOTHING).adapter or deployment.model
+            ),
             profile=profile or _NOTHING,
             options=self.options(profile or _NOTHING),
             is_profile=is_profile,
@@ -156,5 +158,6 @@ class Directory:
 
     def _profiles(self, project_id: str, model: str, options: EngineOptions) -> Iterator[Profile]:
         for record in self._known.get(project_id, {}).values():
-            if record.model == model:
-                yield from (p for p in record.profiles.values() if self.options(p) == options)
+            for profile in record.profiles.values():
+                if (profile.adapter or record.model) == model and self.options(profile) == options:
+                    yield profile

@@ -16,8 +16,8 @@ from purvey.contracts.deployment import EngineOptions, Precision
 from purvey.contracts.engine import ModelLoaded
 from purvey.contracts.hugging_face import manifest_of
 from purvey.contracts.model import ModelSource, Task
-from purvey.errors import InvalidCheckpointError
-from purvey.registry.safetensors_header import TensorEntry, read_header
+from purvey.registry.safetensors_header import TensorEntry
+from purvey.registry.weight_headers import read_tensors
 
 PROCESS_BYTES = 288 * 2**20
 """An engine process without a model: interpreter and tensor library; measured are 270 to 345 MiB,
@@ -34,7 +34,6 @@ SMALL_WEIGHTS = 50_000_000
 _BYTES_PER_FLOAT = 4
 _HIDDEN_ROWS, _LOGITS_ROWS = 40, 2
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _LEARNT = 1_024
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -93,7 +92,7 @@ class Needs:
             InvalidCheckpointError: A file of weights is not one.
             OSError: A file cannot be read.
         """
-        tensors = _tensors(Path(source.base_folder or source.folder))
+        tensors = read_tensors(Path(source.base_folder or source.folder))
         num_weights = sum(prod(entry.shape) for entry in tensors.values())
         if task != "text-generation":
             return Need(
@@ -159,23 +158,3 @@ def _is_foreign(folder: Path) -> bool:
     except (OSError, ValueError):  # what loads the folder says what is wrong with it
         return False
     return manifest_of(config, has_modules=False).family == "transformers"
-
-
-def _tensors(folder: Path) -> dict[str, TensorEntry]:
-    """Read the headers of a folder's weights.
-
-    Where there is an index, the files that it names count, else `model.safetensors`, else all.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if (folder / _INDEX).is_file():
-        files = [folder / name for name in _shards(folder / _INDEX)]
-    elif (folder / _SINGLE).is_file():
-        files = [folder / _SINGLE]
-    return {name: entry for file in files for name, entry in read_header(file).items()}
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InvalidCheckpointError(f"{index.name!r} is not an index of weights.") from None

@@ -4,20 +4,29 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from purvey.contracts.clock import Clock
-from purvey.contracts.deployment import DeploymentRecord
+from purvey.contracts.deployment import DeploymentRecord, EngineOptions
 from purvey.contracts.engine import EngineClient, EngineLauncher
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import ModelRecord
-from purvey.errors import CapacityError, PurveyError, ShuttingDownError, WorkerCrashedError
+from purvey.errors import (
+    CapacityError,
+    MethodUnsupportedError,
+    PurveyError,
+    ShuttingDownError,
+    WorkerCrashedError,
+)
 from purvey.registry.deployments.directory import Directory
+from purvey.registry.engines.adapters import Adapters
+from purvey.registry.engines.leaving import Departures
 from purvey.registry.engines.loading import Loader
-from purvey.registry.engines.place import EngineLimits, Key, Place, ResidentEngine
-from purvey.registry.engines.room import Reason, Room
+from purvey.registry.engines.place import AdapterPlace, EngineLimits, Key, Place, ResidentEngine
+from purvey.registry.engines.room import EngineLeavesError, Reason, Room
 from purvey.registry.models import ModelRegistry
+from purvey.registry.upstream_models import require_here
 from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -25,7 +34,9 @@ TENDING_INTERVAL_S = 1.0
 
 
 class EnginePool:
-    """Engines by model and options. Lives on one event loop.
+    """Engines by model and options; a fine-tuned adapter is served by the engine of its base.
+
+    Lives on one event loop.
 
     Invariants: a place has an engine or a load under way, never both; the engines hold at most
     `limits.memory_bytes` and are at most `limits.max_loaded`; one that has users is not ended.
@@ -52,11 +63,14 @@ class EnginePool:
     ) -> None:
         self._registry, self._directory = registry, directory
         self._limits, self._clock = limits, clock
-        self._room = Room(limits, evict=self._evict)
+        self._room = Room(limits, evict=self._evict, drop=self._drop_adapter)
         self._loader = Loader(launcher, registry, self._room, limits=limits, clock=clock)
+        self._adapters = Adapters(registry, directory, self._room, limits=limits, clock=clock)
+        self._merging: set[tuple[str, EngineOptions]] = set()
         self._places: dict[Key, Place] = {}
-        self._departing: set[Place] = set()
-        self._work: set[asyncio.Task[None]] = set()
+        self._departures = Departures(
+            self._room, close_timeout_s=limits.close_timeout_s, clock=clock
+        )
         self._is_draining = False
         self.num_evictions: Counter[str] = Counter()
         metrics.MODEL_MEMORY_BUDGET.set(limits.memory_bytes)
@@ -81,7 +95,8 @@ class EnginePool:
     ) -> AsyncIterator[tuple[ModelRecord, EngineClient]]:
         """Hold a model's engine, loaded if need be; it does not leave meanwhile.
 
-        However many ask for a model at once, it is loaded once. Where others are in use and the
+        However many ask for a model at once, it is loaded once; an adapter is loaded into the
+        engine of its base, which all adapters of that base share. Where others are in use and the
         budget holds no more, the load waits for room.
 
         Args:
@@ -90,23 +105,24 @@ class EnginePool:
 
         Raises:
             ModelNotFoundError: No such name, or another project's.
+            MethodUnsupportedError: Another server computes the model.
             SettingError: The model would not fit into the budget if it were alone.
             CapacityError: No room came, the model crashed too often, or too many requests wait
                 for it to load.
             PurveyError: Whatever the load ended in.
         """
         served = await self._directory.served(project_id, name)
+        require_here(served.record)
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down.")
-        key = Key(project_id, served.record.name, served.options)
-        async with self._held(key, served.record) as engine:
+        async with self._serving(served.record, served.options) as engine:
             yield served.record, engine
 
     def engines(self) -> list[ResidentEngine]:
         """List engines of every project, those that wait for room or leave among them."""
         now = self._clock.monotonic()
         found = [place for place in self._places.values() if place.is_resident]
-        return [place.shown(now=now) for place in [*found, *self._departing]]
+        return [place.shown(now=now) for place in [*found, *self._departures]]
 
     async def unload(self, project_id: str, name: str) -> int:
         """Let the engines of a name go, as soon as nobody uses them; return how many.
@@ -120,25 +136,31 @@ class EnginePool:
             ModelNotFoundError: No such name, or another project's.
         """
         served = await self._directory.served(project_id, name)
-        model = (project_id, served.record.name)
+        options = served.options if served.is_profile else None
         leaving = [
-            place
-            for key, place in self._places.items()
-            if key[:2] == model
-            and place.is_resident
-            and (not served.is_profile or key.options == served.options)
+            (place, adapter)
+            for place, adapter in self._holding(project_id, served.record.name, options)
+            if adapter is not None or place.is_resident
         ]
-        for place in leaving:
-            self._evict(place, reason="stopped")
+        for place, adapter in leaving:
+            self._let_go(place, adapter, reason="stopped")
         return len(leaving)
 
     def forget(self, project_id: str, name: str) -> None:
-        """Let a deleted model's engines go; they finish what they run, for a while."""
-        for key in [key for key in self._places if key[:2] == (project_id, name)]:
-            self._depart(self._places[key], patience_s=self._limits.close_timeout_s)
+        """Let a deleted model's engines go; they finish what they run, for a while.
+
+        An adapter leaves when what runs with it has ended.
+        """
+        for place, adapter in list(self._holding(project_id, name)):
+            if adapter is not None:
+                self._adapters.leave(place, adapter, reason="stopped")
+            else:
+                self._depart(place, patience_s=self._limits.close_timeout_s)
 
     def expire(self) -> None:
-        """Let engines go that have been idle for as long as they are kept."""
+        """Let engines and adapters go that have been idle for as long as they are kept."""
+        for place in self._places.values():
+            self._adapters.expire(place)
         now = self._clock.monotonic()
         for place in [p for p in self._places.values() if p.expires_in_s(now=now) == 0]:
             self._evict(place, reason="idle")
@@ -146,7 +168,7 @@ class EnginePool:
     async def tend(self) -> None:
         """Load what is pinned, then let engines go in time, until cancelled."""
         for key in self._directory.pinned():
-            self._start(self._warm(key))
+            self._departures.start(self._warm(key))
         while True:
             self.expire()
             await asyncio.sleep(TENDING_INTERVAL_S)
@@ -167,27 +189,21 @@ class EnginePool:
         wanted = {
             key
             for name, key in new.items()
-            if key not in self._places
-            and (self._directory.terms(*key).is_pinned or old.get(name) in self._places)
+            if not self._is_there(key)
+            and (self._directory.terms(*key).is_pinned or self._is_there(old.get(name)))
         }
         gone = {key for key in old.values() if not self._directory.wants(key)}
-        self._start(self._replace(wanted, gone))
+        self._departures.start(self._replace(wanted, gone))
         self._room.tell()
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what runs finish for at most `timeout_s`, then end all."""
         self._is_draining = True
-        patient = set(self._departing)
+        patient = set(self._departures)
         for place in list(self._places.values()):
             self._depart(place, patience_s=timeout_s)
-        if patient:  # told to leave in their own time, of which this is all now
-            await asyncio.wait(self._work, timeout=timeout_s)
-        for place in patient:
-            place.may_close.set()
-            if place.loading is not None:
-                place.loading.cancel()
-        while self._work:
-            await asyncio.gather(*self._work, return_exceptions=True)
+        await self._departures.ended(patient=patient, timeout_s=timeout_s)
+        await self._adapters.ended()
 
     def check(self) -> None:
         """Verify the invariants."""
@@ -197,13 +213,58 @@ class EnginePool:
         assert not any(p.is_leaving for p in self._places.values()), "to be asked, but leaving"  # noqa: S101
 
     @asynccontextmanager
-    async def _held(self, key: Key, record: ModelRecord) -> AsyncIterator[EngineClient]:
+    async def _serving(
+        self, record: ModelRecord, options: EngineOptions
+    ) -> AsyncIterator[EngineClient]:
+        base = await self._registry.base(record)
+        async with AsyncExitStack() as held:
+            if base is not None:
+                adapted = await self._on_base(held, record, base, options)
+                if adapted is not None:
+                    yield adapted
+                    return
+            async with self._held(Key(record.project_id, record.name, options), record) as mine:
+                yield mine[1]
+
+    async def _on_base(
+        self, held: AsyncExitStack, record: ModelRecord, base: ModelRecord, options: EngineOptions
+    ) -> EngineClient | None:
+        """Hold an adapter in the engine of its base; None where that takes no adapters.
+
+        Then the adapter is merged into its base and served by an engine of its own.
+        """
+        key, has_crashed = Key(base.project_id, base.name, options), False
+        while (base.digest, options) not in self._merging:
+            try:
+                async with AsyncExitStack() as trying:
+                    place, engine = await trying.enter_async_context(self._held(key, base))
+                    adapter = self._adapters.held(place, engine, record)
+                    try:
+                        adapted = await trying.enter_async_context(adapter)
+                    except WorkerCrashedError:
+                        if has_crashed:
+                            raise
+                        has_crashed = True
+                        continue
+                    held.push_async_exit(trying.pop_all())
+                    return adapted
+            except EngineLeavesError:
+                if self._is_draining:
+                    raise ShuttingDownError("the server is shutting down.") from None
+            except MethodUnsupportedError:
+                self._merging.add((base.digest, options))
+        return None
+
+    @asynccontextmanager
+    async def _held(
+        self, key: Key, record: ModelRecord
+    ) -> AsyncIterator[tuple[Place, EngineClient]]:
         place = self._place(key, record)
         place.num_users += 1
         place.may_close.clear()
         try:
             engine = await self._engine(place)
-            yield engine
+            yield place, engine
             if engine.is_alive:
                 place.breaker.crashes = 0
         finally:
@@ -233,14 +294,45 @@ class EnginePool:
 
     def _set_terms(self, place: Place) -> None:
         terms = self._directory.terms(*place.key)
-        place.keep_alive_s, place.is_pinned = terms.keep_alive_s, terms.is_pinned
+        place.keep_alive_s, place.is_own_pinned = terms.keep_alive_s, terms.is_pinned
+        for adapter in place.adapters.values():
+            self._adapters.set_terms(place, adapter)
+
+    def _holding(
+        self, project_id: str, name: str, options: EngineOptions | None = None
+    ) -> Iterator[tuple[Place, AdapterPlace | None]]:
+        """Yield the places of a model, and where it is an adapter, those of its base with it."""
+        for key, place in self._places.items():
+            if key.project_id == project_id and options in (None, key.options):
+                if key.model == name:
+                    yield place, None
+                yield from (
+                    (place, adapter)
+                    for adapter in place.adapters.values()
+                    if adapter.record.name == name and adapter.dropping is None
+                )
+
+    def _is_there(self, key: Key | None) -> bool:
+        return key is not None and any(self._holding(*key))
+
+    def _let_go(self, place: Place, adapter: AdapterPlace | None, *, reason: Reason) -> None:
+        if adapter is None:
+            self._evict(place, reason=reason)
+        else:
+            self._adapters.leave(place, adapter, reason=reason)
+
+    def _drop_adapter(self, place: Place, adapter: AdapterPlace, *, reason: Reason) -> None:
+        self._adapters.drop(place, adapter, reason=reason)
 
     def _keys(self, deployment: DeploymentRecord | None) -> dict[str, Key]:
         if deployment is None:
             return {}
-        owner, model = deployment.project_id, deployment.model
         return {
-            name: Key(owner, model, self._directory.options(profile))
+            name: Key(
+                deployment.project_id,
+                profile.adapter or deployment.model,
+                self._directory.options(profile),
+            )
             for name, profile in deployment.profiles.items()
         }
 
@@ -289,8 +381,9 @@ class EnginePool:
 
     async def _replace(self, wanted: set[Key], gone: set[Key]) -> None:
         await asyncio.gather(*(self._warm(key) for key in wanted))
-        for place in [p for p in map(self._places.get, gone) if p is not None and p.is_resident]:
-            self._evict(place, reason="replaced")
+        for place, adapter in [one for key in gone for one in self._holding(*key)]:
+            if adapter is not None or place.is_resident:
+                self._let_go(place, adapter, reason="replaced")
 
     async def _warm(self, key: Key) -> None:
         """Load an engine that nobody waits for; a failure is logged, and the next asker tries."""
@@ -298,7 +391,7 @@ class EnginePool:
             record = await self._registry.get(key.project_id, key.model)
             if self._is_draining:
                 return
-            async with self._held(key, record):
+            async with self._serving(record, key.options):
                 pass
         except PurveyError as error:
             extra = {"model": key.model, "code": error.code}
@@ -308,8 +401,9 @@ class EnginePool:
         """Count an engine that has died, once, and let what is left of it go."""
         if place.engine is None or place.engine.is_alive or place.is_leaving:
             return
-        self._start(place.engine.close(timeout_s=self._limits.close_timeout_s))
+        self._departures.start(place.engine.close(timeout_s=self._limits.close_timeout_s))
         place.engine = None
+        place.adapters.clear()
         self._room.give_back(place)
         self._count_crash(place)
 
@@ -335,40 +429,7 @@ class EnginePool:
 
     def _depart(self, place: Place, *, patience_s: float) -> None:
         self._drop(place)
-        place.is_leaving = True
-        self._departing.add(place)
-        self._start(self._close(place, patience_s=patience_s))
-
-    async def _close(self, place: Place, *, patience_s: float) -> None:
-        is_patient = patience_s == math.inf
-        deadline = self._clock.monotonic() + patience_s
-        try:
-            if place.loading is not None:
-                if not is_patient:
-                    place.loading.cancel()
-                await asyncio.wait([place.loading])
-            if place.num_users:
-                await _wait_at_most(place.may_close, None if is_patient else patience_s)
-            if place.engine is not None:
-                left_s = max(0.0, deadline - self._clock.monotonic())
-                await place.engine.close(timeout_s=min(left_s, self._limits.close_timeout_s))
-                place.engine = None
-        finally:
-            self._departing.discard(place)
-            self._room.give_back(place)
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-
-
-async def _wait_at_most(event: asyncio.Event, seconds: float | None) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
+        self._departures.add(place, patience_s=patience_s)
 
 
 def _retrieve(task: "asyncio.Task[EngineClient]") -> None:

@@ -18,6 +18,7 @@ from purvey.errors import (
     RequestTooLargeError,
     UpstreamNotAllowedError,
 )
+from purvey.registry.adapters import CONFIG_NAME, WEIGHTS_NAME
 from purvey.registry.folder_check import MAX_JSON_BYTES
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -25,6 +26,8 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors")
+_ADAPTER = frozenset({CONFIG_NAME, WEIGHTS_NAME})
+"""What PEFT writes of an adapter."""
 _STEP = re.compile(r"\d{1,2}_[A-Za-z]{1,40}/config\.json")
 """What `sentence-transformers` keeps of one step."""
 _NAMES = frozenset({
@@ -111,7 +114,7 @@ def is_wanted(name: object) -> bool:
     """Tell whether a file is taken: weights as safetensors, and what describes them as text."""
     if not isinstance(name, str):
         return False
-    return name in _NAMES or bool(_WEIGHTS.fullmatch(name) or _STEP.fullmatch(name))
+    return name in _NAMES | _ADAPTER or bool(_WEIGHTS.fullmatch(name) or _STEP.fullmatch(name))
 
 
 def _file(entry: dict[str, Any]) -> HubFile:
@@ -131,6 +134,8 @@ def _file(entry: dict[str, Any]) -> HubFile:
 
 
 def _require_servable(source: str, taken: set[str], names: Iterable[str]) -> None:
+    if taken >= _ADAPTER:
+        return  # its base has configuration and tokenizer
     has_weights = any(_WEIGHTS.fullmatch(name) for name in taken)
     if not has_weights:
         others = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".gguf", ".h5", ".ckpt"))]

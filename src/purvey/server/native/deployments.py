@@ -8,7 +8,6 @@ from typing_extensions import TypedDict
 
 from purvey.contracts.deployment import PROFILE_PATTERN, DeploymentRecord, Precision, Profile
 from purvey.contracts.limits import LIMITS
-from purvey.errors import UnsupportedValueError
 from purvey.server.openai.models import ModelName
 from purvey.server.openai.sampling_fields import MaxTokens, Seed, StopText, Temperature, TopP
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -48,7 +47,9 @@ class ProfileBody(Body):
     is_pinned: bool = Field(
         False, description="Whether it is loaded at the server's start and never evicted."
     )
-    adapter: object = Field(None, description=NOT_YET)
+    adapter: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="An adapter of the deployment's model, which answers in its place."
+    )
 
 
 class DeploymentRequest(Body):
@@ -136,6 +137,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
                 "seed": None,
                 "stop": None,
             },
+            "adapter": None,
             "keep_alive_s": None,
             "is_pinned": False,
         }
@@ -161,7 +163,7 @@ async def create(call: Caller, body: DeploymentRequest) -> DeploymentObject:
         call.project_id,
         body.id,
         body.model,
-        {name: _profile(name, asked) for name, asked in body.profiles.items()},
+        {name: _profile(asked) for name, asked in body.profiles.items()},
         beside=lambda conn, record: call.once.keep(conn, shown(record), subject=record.name),
     )
     call.services.engines.follow(None, made)
@@ -205,16 +207,16 @@ async def retrieve(call: Caller, deployment: str) -> DeploymentObject:
 async def update(call: Caller, deployment: str, body: DeploymentUpdate) -> DeploymentObject:
     """Change a deployment while it serves.
 
-    The next request meets the change; no running one ends for it. Where a profile's precision
-    or batch window is another now and its engine is loaded, the new engine is loaded, and then
-    the old one leaves.
+    The next request meets the change; no running one ends for it. Where a profile's precision,
+    batch window or adapter is another now and its engine is loaded, the new engine is loaded, and
+    then the old one leaves.
     """
     change = await call.services.deployments.update(
         call.project_id,
         deployment,
         model=body.model,
         profiles={
-            name: None if asked is None else _profile(name, asked)
+            name: None if asked is None else _profile(asked)
             for name, asked in body.profiles.items()
         },
     )
@@ -253,11 +255,5 @@ def _shown(profile: Profile) -> dict[str, Any]:
     return {**msgspec.structs.asdict(profile), "generation": generation}
 
 
-def _profile(name: str, asked: ProfileBody) -> Profile:
-    if asked.adapter is not None:
-        raise UnsupportedValueError(
-            "'adapter' is not supported yet.",
-            param=f"profiles.{name}.adapter",
-            hint="A fine-tuned model is served by its own name: deploy that.",
-        )
-    return msgspec.convert(asked.model_dump(exclude_none=True, exclude={"adapter"}), Profile)
+def _profile(asked: ProfileBody) -> Profile:
+    return msgspec.convert(asked.model_dump(exclude_none=True), Profile)

@@ -24,10 +24,11 @@ class UsageQuery(Question):
 
 
 class Total(TypedDict):
-    """Sums of one group."""
+    """Sums of one group; in `estimated_requests` of them tokens are estimated, not counted."""
 
     group: str
     requests: int
+    estimated_requests: int
     input_tokens: int
     output_tokens: int
     images: int
@@ -48,6 +49,7 @@ EXAMPLE = {
         {
             "group": "chat",
             "requests": 12,
+            "estimated_requests": 0,
             "input_tokens": 340,
             "output_tokens": 512,
             "images": 0,

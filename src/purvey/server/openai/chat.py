@@ -1,6 +1,7 @@
 """`/v1/chat/completions`: a conversation in, the next turn out, whole or streamed."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Literal, NotRequired
 
 from fastapi import Response
@@ -27,6 +28,7 @@ from purvey.server.openai.logprobs import ChatLogprobs, chat_logprobs
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
+from purvey.server.upstream.passing import PassedOn
 
 routes = Routes(tag="Chat")
 ChatFinishReason = FinishReason | Literal["tool_calls"]
@@ -101,6 +103,7 @@ _DELTA = {"index": 0, "delta": {"content": "Return"}, "logprobs": None, "finish_
     scope="inference",
     returns=ChatCompletion,
     example=EXAMPLE,
+    elsewhere=PassedOn(path="chat/completions", kind="chat", task="text-generation"),
     extra=also_streamed(sse.example({**_HEAD, "choices": [_DELTA]})),
 )
 async def create(call: Caller, body: ChatRequest) -> Response:
@@ -153,7 +156,9 @@ def _reason(reason: FinishReason, *, has_called: bool) -> ChatFinishReason:
     return "tool_calls" if has_called and reason == "stop" else reason
 
 
-async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerator[sse.Chunk]:
+async def _chunks(
+    call: Call, body: ChatRequest, wanted: Asked
+) -> AsyncGenerator[sse.Chunk | sse.Framed]:
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     head: dict[str, Any] = {  # JSON values
         "id": new_id("chatcmpl-"),
@@ -162,12 +167,15 @@ async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerato
         "model": body.model,
     }
     callers: set[int] = set()  # choices that have called
+    texts: dict[int, Callable[[str], sse.Framed]] = {}  # by choice: most chunks are but text
     async with running(call, wanted) as run:
         head["system_fingerprint"] = fingerprint(run.record)
         if wants_usage:
             head["usage"] = None
         async for number, event in run.events:
-            if isinstance(event, Delta):
+            if isinstance(event, Delta) and number in texts and _is_text(event):
+                yield texts[number](event.text)
+            elif isinstance(event, Delta):
                 if event.calls:
                     callers.add(number)
                 logprobs = chat_logprobs(event.tokens) if body.logprobs else None
@@ -180,6 +188,8 @@ async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerato
             else:
                 begin = {"role": "assistant", "content": "", "refusal": None}
                 yield head | _part(number, begin, None)
+                if not body.logprobs:
+                    texts[number] = sse.around(partial(_with_text, head, number))
         usage = generation_usage(
             run.tally.input_tokens,
             run.tally.output_tokens,
@@ -188,6 +198,14 @@ async def _chunks(call: Call, body: ChatRequest, wanted: Asked) -> AsyncGenerato
         )
     if wants_usage:
         yield head | {"choices": [], "usage": usage}
+
+
+def _is_text(event: Delta) -> bool:
+    return bool(event.text) and not event.reasoning and not event.calls
+
+
+def _with_text(head: dict[str, Any], number: int, text: str) -> dict[str, Any]:
+    return head | _part(number, {"content": text}, None)
 
 
 def _news(event: Delta) -> list[dict[str, Any]]:

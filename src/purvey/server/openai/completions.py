@@ -1,6 +1,7 @@
 """`/v1/completions`: plain text or token ids in, their continuation out."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import Response
@@ -36,6 +37,7 @@ from purvey.server.openai.structured.response_format import grammar_of
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
+from purvey.server.upstream.passing import PassedOn
 from purvey.server.validation import FIRST_PROBLEM
 
 routes = Routes(tag="Completions")
@@ -121,6 +123,7 @@ EXAMPLE = {
     scope="inference",
     returns=Completion,
     example=EXAMPLE,
+    elsewhere=PassedOn(path="completions", kind="completion", task="text-generation"),
     extra=also_streamed(sse.example(EXAMPLE)),
 )
 async def create(call: Caller, body: CompletionRequest) -> Response:
@@ -204,18 +207,26 @@ def _prompt(given: str | list[int]) -> TextPrompt | TokenPrompt:
     return TokenPrompt(tokens=tuple(given))
 
 
-async def _chunks(call: Call, body: CompletionRequest, asked: Asked) -> AsyncGenerator[sse.Chunk]:
+async def _chunks(
+    call: Call, body: CompletionRequest, asked: Asked
+) -> AsyncGenerator[sse.Chunk | sse.Framed]:
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     head = _head(call, body)
     starts = [0] * (len(asked.prompts) * asked.num_choices)
+    texts: dict[int, Callable[[str], sse.Framed]] = {}  # by choice, where text is all there is
     async with running(call, asked) as run:
         head["system_fingerprint"] = fingerprint(run.record)
         if wants_usage:
             head["usage"] = None
         async for number, event in run.events:
+            if isinstance(event, Delta) and number in texts:
+                yield texts[number](event.text)
+                continue
             start = starts[number]
             if isinstance(event, Started):
                 choice = _choice(body, number, "", (), start, None)
+                if body.logprobs is None:
+                    texts[number] = sse.around(partial(_with_text, head, body, number))
             elif isinstance(event, Delta):
                 choice = _choice(body, number, event.text, event.tokens, start, None)
                 starts[number] += len(event.text)
@@ -230,6 +241,12 @@ async def _chunks(call: Call, body: CompletionRequest, asked: Asked) -> AsyncGen
         )
     if wants_usage:
         yield head | {"choices": [], "usage": usage}
+
+
+def _with_text(
+    head: dict[str, Any], body: CompletionRequest, number: int, text: str
+) -> dict[str, Any]:
+    return head | {"choices": [_choice(body, number, text, (), 0, None)]}
 
 
 def _head(call: Call, body: CompletionRequest) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from purvey.server.openai.sampling_fields import IGNORED
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
+from purvey.server.upstream.passing import PassedOn
 from purvey.server.validation import FIRST_PROBLEM, Body
 
 routes = Routes(tag="Embeddings")
@@ -119,7 +120,14 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 }
 
 
-@routes.add("POST", "/v1/embeddings", scope="inference", returns=Embeddings, example=EXAMPLE)
+@routes.add(
+    "POST",
+    "/v1/embeddings",
+    scope="inference",
+    returns=Embeddings,
+    example=EXAMPLE,
+    elsewhere=PassedOn(path="embeddings", kind="embedding", task="embedding"),
+)
 async def create(call: Caller, body: EmbeddingRequest) -> Response:
     """Turn texts into vectors.
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from purvey.contracts.engine import ModelLoaded
+from purvey.contracts.model import UPSTREAM_PATTERN, UpstreamModel, UpstreamTask
 from purvey.contracts.records import ModelRecord
 from purvey.errors import InvalidValueError
 from purvey.registry.hub.snapshot import is_hub_id
@@ -26,6 +27,8 @@ class EngineMemory(TypedDict):
 
     `workspace_bytes` is what its largest step may take beside the rest; 0 where a model has none
     that is counted. `path` is `transformers` for what only that library computes, more slowly.
+    `adapter_bytes` is what adapters take beside that; an adapter shows what it takes itself, and of
+    the rest what it shares with its base.
     """
 
     precision: str
@@ -33,6 +36,7 @@ class EngineMemory(TypedDict):
     weights_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
+    adapter_bytes: int
 
 
 class ModelObject(TypedDict):
@@ -90,6 +94,19 @@ class ModelRequest(Body):
     revision: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="Branch, tag or commit of a hub id; `main` unless given."
     )
+    base: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None,
+        description="Of a LoRA adapter in PEFT's format: the registered model that it belongs to, "
+        "where the folder does not name one.",
+    )
+    upstream: Annotated[str, Field(pattern=UPSTREAM_PATTERN)] | None = Field(
+        None,
+        description="Another server that computes the model, by its name in the settings; "
+        "`source` is then what that server calls it.",
+    )
+    task: UpstreamTask | None = Field(
+        None, description="What a model of an upstream is for; `text-generation` unless given."
+    )
 
 
 EXAMPLE: dict[str, Any] = {  # JSON values
@@ -112,6 +129,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
             "weights_bytes": 1_508_900_864,
             "kv_cache_bytes": 268_435_456,
             "workspace_bytes": 205_520_896,
+            "adapter_bytes": 0,
         }
     ],
 }
@@ -139,15 +157,38 @@ async def create(call: Caller, body: ModelRequest) -> ModelObject:
     resolved to a commit, each file is checked against the hub's digest, and nothing but weights,
     configuration and tokenizer is taken. The answer comes when all is there; `GET /v1/pulls` says
     how far it is. A request that is given up leaves what it has fetched to the next one.
+
+    A folder of PEFT's (`adapter_config.json`, `adapter_model.safetensors`) is an adapter of `base`,
+    or of the registered model that the folder names, and must fit it. It is served by the
+    engine of its base, beside it.
     """
+    if body.upstream is not None:
+        return shown(await _of_upstream(call, body, body.upstream))
+    if body.task is not None:
+        raise InvalidValueError("what a folder is for stands in its files.", param="task")
     folder = await while_present(call.request, _folder(call, body))
     record = await call.services.models.register_folder(
         call.project_id,
         body.id,
         folder,
+        base=body.base,
         beside=lambda conn, made: call.once.keep(conn, shown(made), subject=made.name),
     )
     return _in_memory(call, record)
+
+
+async def _of_upstream(call: Call, body: ModelRequest, upstream: str) -> ModelRecord:
+    if body.revision is not None:
+        raise InvalidValueError("a model of an upstream has no revision.", param="revision")
+    if body.base is not None:
+        raise InvalidValueError("a model of an upstream has no base.", param="base")
+    return await call.services.upstream_models.register(
+        call.project_id,
+        body.id,
+        UpstreamModel(upstream=upstream, model=body.source),
+        body.task or "text-generation",
+        beside=lambda conn, made: call.once.keep(conn, shown(made), subject=made.name),
+    )
 
 
 async def _folder(call: Call, body: ModelRequest) -> Path:
@@ -204,15 +245,17 @@ async def unload(call: Caller, model: str) -> UnloadedModel:
 
 
 def _in_memory(call: Call, record: ModelRecord) -> ModelObject:
-    engines = [
-        engine.model
-        for engine in call.services.engines.engines()
-        if (engine.project_id, engine.digest) == (call.project_id, record.digest)
-    ]
-    return shown(record) | {"engines": [_memory(one) for one in engines if one is not None]}
+    found: list[EngineMemory] = []
+    for engine in call.services.engines.engines():
+        is_base = engine.digest == record.digest
+        adapters = [one for one in engine.adapters if is_base or one.digest == record.digest]
+        is_there = engine.project_id == call.project_id and (is_base or adapters)
+        if is_there and engine.model is not None:
+            found.append(_memory(engine.model, sum(one.num_bytes for one in adapters)))
+    return shown(record) | {"engines": found}
 
 
-def _memory(loaded: ModelLoaded) -> EngineMemory:
+def _memory(loaded: ModelLoaded, adapter_bytes: int) -> EngineMemory:
     weights_bytes = loaded.weights_bytes or loaded.resident_bytes
     return {
         "precision": loaded.precision,
@@ -220,6 +263,7 @@ def _memory(loaded: ModelLoaded) -> EngineMemory:
         "weights_bytes": weights_bytes,
         "kv_cache_bytes": loaded.resident_bytes - weights_bytes,
         "workspace_bytes": loaded.workspace_bytes,
+        "adapter_bytes": adapter_bytes,
     }
 
 

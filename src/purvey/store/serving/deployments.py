@@ -39,19 +39,28 @@ def page(
     after: str | None,
     limit: int,
     order: Order = "desc",
-    model: str | None = None,
 ) -> Page[DeploymentRecord]:
-    """List the project's deployments, of one model if given. `after` is a name."""
+    """List the project's deployments. `after` is a name."""
     return page_rows(
         conn,
         DEPLOYMENTS,
         DeploymentRecord,
-        where={"project_id": project_id, "model": model},
+        where={"project_id": project_id},
         after=after,
         limit=limit,
         order=order,
         name="name",
     )
+
+
+def serving(conn: Connection, project_id: str, model: str) -> DeploymentRecord | None:
+    """Return a deployment of the project that serves a model, or an adapter by a profile."""
+    mine = select(DEPLOYMENTS).where(DEPLOYMENTS.c.project_id == project_id)
+    for row in conn.execute(mine):
+        record = from_row(row, DeploymentRecord)
+        if model in (record.model, *(profile.adapter for profile in record.profiles.values())):
+            return record
+    return None
 
 
 def every(conn: Connection) -> list[DeploymentRecord]:

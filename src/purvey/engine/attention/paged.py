@@ -1,13 +1,12 @@
-"""Attention of one step over the paged cache: one sequence, one tile of queries at a time.
+"""Attention of one step over the paged cache; of prompts, one tile of queries at a time.
 
 Tested against `models/attention/reference.py`. A tile holds the queries of positions
 `[i * TILE_TOKENS, (i + 1) * TILE_TOKENS)`, or the part of them that is known, and sees keys
 up to its own last position; so the shapes, and with them the bits, of a query's attention
 depend on its own position and its prompt's length, never on how the prompt was split
 between steps (the scheduler splits at tiles only) nor on other sequences. Past the prompt each
-query is a tile of its own, as it was when its token was decoded: in tiles of many, the keys and
-values of every decoder layer but the first come out with other bits, so a sequence that was
-preempted reads its output one query at a time.
+query is a tile of its own, whether its token was just decoded or is read again after a preemption:
+`outputs.py` computes these, of all sequences together.
 
 Shape letters, this file only:
     T = packed tokens   N = query heads    K = key/value heads   G = N / K query heads each
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from purvey.engine.attention.outputs import Output, OutputAttention
 from purvey.engine.batch import Batch, Span, Tile
 from purvey.engine.kv_cache import KVCache
 from purvey.models.attention.base import AttentionRule, capped, visible
@@ -32,28 +32,34 @@ class PagedAttention:
     """
 
     def __init__(self, cache: KVCache, batch: Batch) -> None:
-        self._cache, self._batch = cache, batch
+        self._cache, self._slots = cache, cache.slots(batch.slots_T)
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
+        self._prompts = [(span, tiles) for span in batch.spans if (tiles := _of_prompt(span))]
+        self._outputs = [output for span in batch.spans for output in _of_output(span)]
+        self._by_window: dict[int | None, OutputAttention] = {}
 
     def __call__(
         self, layer: int, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, rule: AttentionRule
     ) -> Tensor:
         """Store the new keys and values, then return `out_TNH`."""
-        self._cache.write(layer, self._batch.slots_T, k_TKH, v_TKH)
-        parts = [
-            part for span in self._batch.spans for part in self._attend(layer, span, q_TNH, rule)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._cache.write(layer, self._slots, k_TKH, v_TKH)
+        out_TNH = q_TNH.new_empty(q_TNH.shape)
+        if self._outputs:
+            self._of_window(rule.window)(layer, q_TNH, out_TNH, rule)
+        for span, tiles in self._prompts:
+            k_KCH, v_KCH = self._cache.read(layer, span.place)
+            for tile in tiles:
+                seen = slice(_first_visible(tile, rule.window), tile.end)
+                rows = slice(tile.first_row, tile.first_row + tile.num_queries)
+                mask_XC = self._mask(tile, rule.window)
+                attended = (q_TNH[rows], k_KCH[:, seen], v_KCH[:, seen], mask_XC, rule)
+                out_TNH[rows] = _attend_tile(*attended)
+        return out_TNH
 
-    def _attend(self, layer: int, span: Span, q_TNH: Tensor, rule: AttentionRule) -> list[Tensor]:
-        k_KCH, v_KCH = self._cache.read(layer, span.place)
-        parts = []
-        for tile in span.tiles:
-            seen = slice(_first_visible(tile, rule.window), tile.end)
-            q_QNH = q_TNH[tile.first_row : tile.first_row + tile.num_queries]
-            mask_XC = self._mask(tile, rule.window)
-            parts.append(_attend_tile(q_QNH, k_KCH[:, seen], v_KCH[:, seen], mask_XC, rule))
-        return parts
+    def _of_window(self, window: int | None) -> OutputAttention:
+        if window not in self._by_window:
+            self._by_window[window] = OutputAttention(self._cache, self._outputs, window)
+        return self._by_window[window]
 
     def _mask(self, tile: Tile, window: int | None) -> Tensor | None:
         """Return who sees whom, its rows repeated for each query head of a group.
@@ -70,6 +76,18 @@ class PagedAttention:
             mask_QC = visible(queries_Q, torch.arange(first, tile.end), window)
             self._masks[key] = mask_QC.repeat(self._cache.queries_per_key, 1)
         return self._masks[key]
+
+
+def _of_prompt(span: Span) -> list[Tile]:
+    return [tile for tile in span.tiles if tile.start < span.sequence.num_prompt]
+
+
+def _of_output(span: Span) -> list[Output]:
+    return [
+        Output(row=tile.first_row, position=tile.start, place=span.place)
+        for tile in span.tiles
+        if tile.start >= span.sequence.num_prompt
+    ]
 
 
 def _first_visible(tile: Tile, window: int | None) -> int:
