@@ -19,6 +19,7 @@ BARS = (
     "decode_peers",
     "decode_peers_4bit",
     "decode_peers_batch",
+    "prefix_cache",
     "prefill_peers",
     "prefill_peers_batch",
     "serving_peers",

@@ -37,9 +37,17 @@ class OurEngine:
         precision: What it computes in.
         threads: Its compute threads.
         folder: Another model than the shared one.
+        prefix_cache: Whether known beginnings are looked for.
     """
 
-    def __init__(self, precision: Precision, *, threads: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        precision: Precision,
+        *,
+        threads: int,
+        folder: Path | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
         where = folder or model_folder()
         load = LoadModel(
             source=ModelSource(name="bench", folder=str(where), digest=""),
@@ -48,6 +56,7 @@ class OurEngine:
             max_batch_tokens=MAX_BATCH_TOKENS,
             precision=precision,
             adapter_bytes=ADAPTER_BYTES,
+            prefix_cache=prefix_cache,
         )
         self._runner = asyncio.Runner()
         self._engine = self._runner.run(LocalEngineLauncher(cwd=where).launch(load))
