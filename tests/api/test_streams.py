@@ -194,3 +194,18 @@ def test_streams_side_by_side_do_not_mix(api: "RunningServer", echo: str) -> Non
             return await asyncio.gather(*(one(client, f"text {i}") for i in range(20)))
 
     assert asyncio.run(all_of_them()) == [f"text {i}" for i in range(20)]
+
+
+def test_a_stream_that_ends_is_counted_as_answered(http: httpx2.Client, echo: str) -> None:
+    def counted() -> dict[str, float]:
+        begin = 'purvey_http_requests_total{method="POST",route="/v1/chat/completions",status="'
+        lines = http.get("/metrics").text.splitlines()
+        told = [line.removeprefix(begin) for line in lines if line.startswith(begin)]
+        return {line[:3]: float(line.rpartition(" ")[2]) for line in told}
+
+    before = counted()
+    body = {"model": echo, "messages": HELLO, "stream": True}
+    for _ in range(20):
+        assert http.post("/v1/chat/completions", json=body).text.endswith("data: [DONE]\n\n")
+    wait_until(lambda: sum(counted().values()) == sum(before.values()) + 20)
+    assert counted() == before | {"200": before.get("200", 0) + 20}

@@ -69,6 +69,8 @@ class EventStream(Response):
         # it, and each event resumes this one; the way to here is as long as all the rest.
         sending = asyncio.create_task(self._send_all(send), name="event-stream")
         await while_present(Request(scope, receive), sending)
+        # Once this is sent, the client counts as gone: nobody may be watching any more.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:
@@ -77,4 +79,3 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
