@@ -74,10 +74,14 @@ def application(tmp_path: Path) -> "Iterator[Application]":
     application.stop()
 
 
-def _processors(mode: str) -> set[frozenset[int]]:
-    """Return where the threads of the only worker of a mode may run."""
-    children = psutil.Process().children()
-    [pid] = [child.pid for child in children if mode in child.cmdline()]
+def _workers(mode: str) -> set[int]:
+    """Return the processes of a mode, those of other tests' servers among them."""
+    return {child.pid for child in psutil.Process().children() if mode in child.cmdline()}
+
+
+def _processors(mode: str, *, before: set[int]) -> set[frozenset[int]]:
+    """Return where the threads of the only worker of a mode may run that has come since."""
+    [pid] = _workers(mode) - before
     threads = (int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
     return {frozenset(os.sched_getaffinity(thread)) for thread in threads}
 
@@ -115,6 +119,7 @@ def test_a_job_makes_room_while_somebody_reads(application: "Application", tmp_p
     division = divide(cores_of(everything), job_share=0.5)
     jobs, engines = (division.jobs, division.engines) if division else (everything, everything)
     _write_model(tmp_path / "models" / "anna")
+    others = _workers("engine") | _workers("job")
     with (
         Purvey(application.base_url, FIRST_KEY) as purvey,
         OpenAI(base_url=f"{application.base_url}/v1", api_key=FIRST_KEY, max_retries=0) as openai,
@@ -128,9 +133,9 @@ def test_a_job_makes_room_while_somebody_reads(application: "Application", tmp_p
             return answer.choices[0].text
 
         alone = say()
-        assert _processors("engine") == {everything}, "no job, no need to part"
+        assert _processors("engine", before=others) == {everything}, "no job, no need to part"
         job_id = _train(purvey, tmp_path)
-        _until(lambda: _processors("job") == {everything})
+        _until(lambda: _processors("job", before=others) == {everything})
 
         has_read = threading.Event()
 
@@ -143,15 +148,15 @@ def test_a_job_makes_room_while_somebody_reads(application: "Application", tmp_p
         with ThreadPoolExecutor(1) as pool:
             answers = pool.submit(read_on)
             try:
-                _until(lambda: _processors("job") == {jobs})
-                _until(lambda: _processors("engine") == {engines})
+                _until(lambda: _processors("job", before=others) == {jobs})
+                _until(lambda: _processors("engine", before=others) == {engines})
                 counts = {"jobs": len(jobs), "engines": len(engines)} if division else {}
                 _until(lambda: counts.items() <= _shown(application.base_url).items())
             finally:
                 has_read.set()
         assert answers.result() == {alone}, "an answer depends on who computes beside it"
 
-        _until(lambda: _processors("job") == {everything})
-        assert _processors("engine") == {everything}
+        _until(lambda: _processors("job", before=others) == {everything})
+        assert _processors("engine", before=others) == {everything}
         assert purvey.training_jobs.get(job_id).status == "running"
         purvey.training_jobs.act(job_id, "cancel")

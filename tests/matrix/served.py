@@ -30,6 +30,7 @@ SETTINGS = {
     "JOB_HEARTBEAT_S": "0.5",
     "JOB_LEASE_S": "5",
     "LOG_LEVEL": "info",
+    "SPARE_ENGINE": "false",
 }
 
 

@@ -19,6 +19,8 @@ NUM_RUNNING, NUM_QUEUED = 32, 32
 # As many sequences run at once as a step has rows beside a tile of a prompt.
 CROWDED = {"KV_CACHE_BYTES": str(2**20), "MAX_BATCH_TOKENS": "64"}
 LONG = {"max_tokens": 120, "temperature": 0}
+APART = {"id": "apart", "model": BASE, "profiles": {"default": {"precision": "bf16"}}}
+"""Served by an engine of its own."""
 SLOW = "engine.step=delay:0.02#1+"
 
 
@@ -36,14 +38,13 @@ def test_an_engine_killed_under_load_cuts_off_who_had_begun_and_nobody_else(
     """And a server killed after that has put whatever it answered into the ledger, once."""
     metered = Metered(4)
     world.copy_to(tmp_path)
-    other_body = {
-        "model": world.models["adapter"], "prompt": prompt(1), "seed": 9, "max_tokens": 100,
-    }  # fmt: skip
+    other_body = {"model": "apart", "prompt": prompt(1), "seed": 9, "max_tokens": 100}
     bodies = [{"model": BASE, "prompt": prompt(n), **LONG} for n in range(NUM_RUNNING)]
     with ExitStack() as stack:
         served = stack.enter_context(up(tmp_path, failpoints=SLOW, **CROWDED))
         http = stack.enter_context(served.witness.client(timeout=200))
         threads = stack.enter_context(ThreadPoolExecutor(NUM_RUNNING + NUM_QUEUED + 1))
+        http.post("/v1/deployments", json=APART).raise_for_status()
         alone = Heard()
         follow(http, other_body, alone)
         expected = [text_of(ask(http, BASE, number, **SHORT)) for number in range(4)]

@@ -28,7 +28,7 @@ FIELDS = frozenset(
         *("method", "route", "status", "code", "param", "kind", "mode", "reason", "version"),
         *("duration_s", "compute_s", "delay_s", "timeout_s", "lease_s", "ttft_s"),
         *("attempt", "fence", "step", "count", "crashes", "num_bytes", "num_tokens"),
-        *("pid", "signal", "exit_status", "errno", "url", "path", "text"),
+        *("pid", "signal", "exit_status", "errno", "url", "path", "text", "entry"),
     }
 )
 """Fields that may be logged. Names outside the list are dropped, and listed as `dropped`."""

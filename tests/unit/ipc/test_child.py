@@ -128,6 +128,7 @@ link.send(JobEvent(message="", data={"env": dict(os.environ), "cwd": os.getcwd()
     assert set(env) <= {
         "PATH", "HOME", "LANG", "LC_CTYPE", "PYTHONUNBUFFERED",
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE",
     }  # fmt: skip
     assert (env["OMP_NUM_THREADS"], env["HOME"]) == ("3", str(tmp_path))
     assert data["cwd"] == str(tmp_path)
