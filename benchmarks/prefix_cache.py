@@ -74,7 +74,9 @@ def main() -> int:
     with our_server("int8", threads=THREADS) as server:
         ours = Asked(server, WITH_USAGE)
         figures["warm / cold"] = _told(paired(ours.warm_s, ours.cold_s, rounds=ROUNDS))
-        figures["chats apart / shared"] = _told(paired(ours.apart_s, ours.shared_s, rounds=ROUNDS))
+        figures["chats apart / shared"] = _told(
+            paired(ours.apart_s, ours.shared_s, rounds=1)  # half a minute each
+        )
     with _llama_server() as server:
         theirs = Asked(server, {**WITH_USAGE, "cache_prompt": True})
         told = _told(paired(theirs.warm_s, theirs.cold_s, rounds=ROUNDS))

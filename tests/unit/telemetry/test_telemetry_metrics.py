@@ -4,7 +4,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from purvey.telemetry import metrics
 
-BOUNDED = {"route", "method", "status", "kind", "model", "where", "reason", "le"}
+BOUNDED = {
+    "route",
+    "method",
+    "status",
+    "kind",
+    "model",
+    "where",
+    "reason",
+    "le",
+    "used_by",
+    "upstream",
+}
 
 
 def test_the_exposition_is_readable_and_counts() -> None:
