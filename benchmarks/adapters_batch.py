@@ -7,13 +7,12 @@ numbers are read beside the base's in each step, so how many bytes they are is t
 """
 
 import os
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.harness import Ratio, Report, paired, publish
+from benchmarks.harness import Report, paired, publish
 from benchmarks.peers import peft
 from benchmarks.peers.answer import from_child
 from benchmarks.peers.calibration import calibrate
@@ -88,7 +87,7 @@ def _against_base(precision: Precision) -> dict[str, Any]:
             lambda: ours.tokens_per_s(ours.names), lambda: ours.tokens_per_s(()), rounds=ROUNDS
         )
         weights = ours.engine.weights_bytes
-        return _told(ratio) | {
+        return ratio.figures() | {
             "adapters_mb": ours.num_bytes / 1e6,
             "weights_mb": weights / 1e6,
             "least": weights / (weights + ours.num_bytes),
@@ -115,18 +114,7 @@ def _against_peft() -> tuple[dict[str, Any], bool]:
 
         ratio = paired(lambda: ours.tokens_per_s(ours.names), of_peer, rounds=ROUNDS)
     is_sound = equal >= COUNT - 1  # one near-tie may decide a token of random weights
-    return _told(ratio) | {"gate": {"equal_outputs": equal, "of": COUNT}}, is_sound
-
-
-def _told(ratio: Ratio) -> dict[str, Any]:
-    return {
-        "ratio": ratio.median,
-        "ratio_95": [ratio.low, ratio.high],
-        "ours": statistics.median(ratio.ours),
-        "peer": statistics.median(ratio.peer),
-        "rounds": ratio.rounds,
-        "discarded": ratio.discarded,
-    }
+    return ratio.figures() | {"gate": {"equal_outputs": equal, "of": COUNT}}, is_sound
 
 
 if __name__ == "__main__":

@@ -38,6 +38,17 @@ class Ratio:
     ours: list[float]
     peer: list[float]
 
+    def figures(self) -> dict[str, Any]:
+        """Return what a report tells of it; both sides by their medians."""
+        return {
+            "ratio": self.median,
+            "ratio_95": [self.low, self.high],
+            "ours": statistics.median(self.ours),
+            "peer": statistics.median(self.peer),
+            "rounds": self.rounds,
+            "discarded": self.discarded,
+        }
+
 
 @dataclass(kw_only=True)
 class Report:

@@ -8,7 +8,6 @@ looks for known beginnings and one that does not.
 """
 
 import os
-import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -73,15 +72,14 @@ def main() -> int:
     figures: dict[str, Any] = {}
     with our_server("int8", threads=THREADS) as server:
         ours = Asked(server, WITH_USAGE)
-        figures["warm / cold"] = _told(paired(ours.warm_s, ours.cold_s, rounds=ROUNDS))
-        figures["chats apart / shared"] = _told(
-            paired(ours.apart_s, ours.shared_s, rounds=1)  # half a minute each
-        )
+        figures["warm / cold"] = paired(ours.warm_s, ours.cold_s, rounds=ROUNDS).figures()
+        chats = paired(ours.apart_s, ours.shared_s, rounds=1)  # half a minute each
+        figures["chats apart / shared"] = chats.figures()
     with _llama_server() as server:
         theirs = Asked(server, {**WITH_USAGE, "cache_prompt": True})
-        told = _told(paired(theirs.warm_s, theirs.cold_s, rounds=ROUNDS))
+        told = paired(theirs.warm_s, theirs.cold_s, rounds=ROUNDS).figures()
         figures["llama-server q8_0: warm / cold"] = told
-    figures["miss: with / without the cache"] = _told(_miss())
+    figures["miss: with / without the cache"] = _miss().figures()
     is_met = (
         figures["warm / cold"]["ratio"] <= MOST_WARM
         and figures["chats apart / shared"]["ratio"] >= LEAST_CHATS
@@ -122,17 +120,6 @@ def _asking(engine: OurEngine) -> Callable[[], float]:
         return answer.first_s[0]
 
     return block
-
-
-def _told(ratio: Ratio) -> dict[str, Any]:
-    return {
-        "ratio": ratio.median,
-        "ratio_95": [ratio.low, ratio.high],
-        "first_s": statistics.median(ratio.ours),
-        "second_s": statistics.median(ratio.peer),
-        "rounds": ratio.rounds,
-        "discarded": ratio.discarded,
-    }
 
 
 if __name__ == "__main__":

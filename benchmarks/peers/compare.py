@@ -1,6 +1,5 @@
 """Our engine and one peer's, side by side: the gate, then interleaved blocks of fresh prompts."""
 
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,15 +68,7 @@ class Outcome:
 
     def figures(self) -> dict[str, Any]:
         """Return what the report tells."""
-        return {
-            "ratio": self.ratio.median,
-            "ratio_95": [self.ratio.low, self.ratio.high],
-            "ours": statistics.median(self.ratio.ours),
-            "peer": statistics.median(self.ratio.peer),
-            "rounds": self.ratio.rounds,
-            "discarded": self.ratio.discarded,
-            "gate": self.gate,
-        }
+        return self.ratio.figures() | {"gate": self.gate}
 
 
 def compare(pair: Pair, block: Block, oracle: Oracle, *, threads: int, rounds: int) -> Outcome:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from openai import OpenAI
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from purvey.app.application import build
 from purvey.cli.main import run
@@ -19,6 +19,7 @@ from purvey.client.purvey import Purvey
 from purvey.models.tokenizer import Tokenizer
 from purvey.telemetry.metrics import REGISTRY
 from tests.conftest import FIRST_KEY, make_settings
+from tests.e2e.tiny_llama import tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,17 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     tokenizer = Tokenizer.train(["The light is red. stop go wait"] * 4, vocabulary_size=290)
     torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocabulary_size,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = tiny_llama(tokenizer.vocabulary_size)
     model = LlamaForCausalLM(config)
     for token_id in range(tokenizer.vocabulary_size):  # only what a text can tell apart is said
         if not tokenizer.decode([token_id]).isascii() or not tokenizer.decode([token_id]).strip():

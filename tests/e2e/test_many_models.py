@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import torch
 from openai import OpenAI
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from purvey.app.application import build
 from purvey.cli.main import run
@@ -18,6 +18,7 @@ from purvey.client.purvey import Purvey
 from purvey.models.tokenizer import Tokenizer
 from purvey.registry.engines.memory import PROCESS_BYTES
 from tests.conftest import FIRST_KEY, make_settings
+from tests.e2e.tiny_llama import tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +34,7 @@ TWO = (PROCESS_BYTES + 16 * 2**20) * 5 // 2
 
 def _write(folder: Path, seed: int, tokenizer: Tokenizer) -> None:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocabulary_size,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = tiny_llama(tokenizer.vocabulary_size)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save(folder)
 

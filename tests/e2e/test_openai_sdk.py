@@ -16,10 +16,11 @@ import pytest
 import torch
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from purvey.client.purvey import Purvey
 from purvey.models.tokenizer import Tokenizer
+from tests.e2e.tiny_llama import tiny_llama
 
 BASE = "sdk-base"
 ACTIONS = {"red": "stop", "green": "go", "amber": "wait"}
@@ -50,17 +51,7 @@ def base(live_server: Any) -> str:
     folder = live_server.settings.model_roots[0] / BASE
     tokenizer = Tokenizer.train(["The light is red. stop go wait"] * 4, vocabulary_size=290)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocabulary_size,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = tiny_llama(tokenizer.vocabulary_size)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save(folder)
     with Purvey(live_server.base_url, live_server.admin_key) as purvey:

@@ -15,13 +15,14 @@ import psutil
 import pytest
 import torch
 from openai import OpenAI
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from purvey.app.application import build
 from purvey.client.purvey import Purvey
 from purvey.ipc.processors import cores_of, divide
 from purvey.models.tokenizer import Tokenizer
 from tests.conftest import FIRST_KEY, make_settings
+from tests.e2e.tiny_llama import tiny_llama
 
 if TYPE_CHECKING:
     from purvey.app.application import Application
@@ -42,17 +43,7 @@ RECIPE = {
 def _write_model(folder: Path) -> None:
     tokenizer = Tokenizer.train([PROMPT] * 4, vocabulary_size=290)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocabulary_size,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = tiny_llama(tokenizer.vocabulary_size)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save(folder)
 
