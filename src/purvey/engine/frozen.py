@@ -8,7 +8,7 @@ projections too, rotary angles looked up in a table; and what the linear layers 
 What is guaranteed: given the same token, position and cached keys and values, a row's
 output has the same bits whatever the other rows are and however many. Every operation
 here works on rows alone: row-stable linears, norms over a row, sums, and attention that
-computes one sequence at a time in tiles of constant shape (`attention.py`).
+computes one sequence at a time in tiles of constant shape (`attention/`).
 
 Shape letters, this file only:
     T = packed tokens    D = residual width   N = query heads   K = key/value heads

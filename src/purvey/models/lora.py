@@ -21,6 +21,7 @@ from purvey.models.decoder import Decoder
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.safetensors_file import read_tensors, write_tensors
+from purvey.models.skeleton import skeleton
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
@@ -166,8 +167,7 @@ def read_adapter(folder: Path, config: DecoderConfig) -> AdapterWeights:
     if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
         raise _refusal(f"has no {ADAPTER_WEIGHTS_NAME}")
     pairs = _pairs(read_tensors(folder / ADAPTER_WEIGHTS_NAME))
-    with torch.device("meta"):
-        base = Decoder(config)
+    base = skeleton(config)
     names = _linear_names(base, _ALL)
     shapes = {name: base.get_parameter(f"{name}.weight").shape for name in names}
     for name, (a, b) in pairs.items():

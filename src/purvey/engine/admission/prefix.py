@@ -2,7 +2,7 @@
 
 A block's name is a hash over its parent's name, its tokens, the salt and the adapter, so that a
 name says everything that the block's keys and values depend on. Two things more, for equal bits
-(`attention.py`): the prompt's last, incomplete tile and every output token are computed in shapes
+(`attention/`): the prompt's last, incomplete tile and every output token are computed in shapes
 that follow from the prompt's length, so the names of their blocks hold that length; and a hit
 ends where a tile of the prompt ends, or past the prompt, where rows are computed one by one.
 

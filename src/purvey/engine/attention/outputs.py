@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from purvey.engine.kv_cache import BLOCK_TOKENS, KVCache, Place
+from purvey.engine.linears.activation import SERIAL_ELEMENTS
 from purvey.models.attention.base import AttentionRule
 from purvey.models.config import DecoderConfig
 
@@ -35,8 +36,6 @@ _BYTES_PER_NUMBER = 4
 _LEAST_BLOCKS = 4
 _SUM = 0
 """What `torch.embedding_bag` calls the sum of a bag."""
-_SERIAL_ELEMENTS = 24_576
-"""One thread computes as many, and they fill the vectors: see `linears/activation.py`."""
 
 
 def workspace_bytes(config: DecoderConfig, *, max_rows: int) -> int:
@@ -186,5 +185,5 @@ def _bag_sums(rows: Tensor, index_E: Tensor, bags: Tensor, weights_E: Tensor) ->
 
 def _cap_(scores_RNC: Tensor, softcap: float) -> None:
     """Bound scores in place, in pieces that one thread computes and that end with a vector."""
-    for piece in torch.split(scores_RNC.view(-1), _SERIAL_ELEMENTS):
+    for piece in torch.split(scores_RNC.view(-1), SERIAL_ELEMENTS):
         piece.div_(softcap).tanh_().mul_(softcap)

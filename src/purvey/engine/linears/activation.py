@@ -17,7 +17,7 @@ from torch import Tensor
 from purvey.engine.linears.base import Addition, Projection, joined
 from purvey.models.config import Activation
 
-_SERIAL_ELEMENTS = 24_576
+SERIAL_ELEMENTS = 24_576
 """Torch gives no second thread to fewer than 25,600 (GELU) or 32,768 (others)."""
 _VECTOR_ELEMENTS = 32
 """Floats that the widest vectorised loop takes at once: two AVX-512 registers."""
@@ -60,7 +60,7 @@ def activate_rows_(x_TI: Tensor, activation: Activation) -> None:
     activate = _IN_PLACE[activation]
     num_rows, width = x_TI.shape
     is_aligned = width % _VECTOR_ELEMENTS == 0
-    step = max(1, _SERIAL_ELEMENTS // width) if is_aligned else 1
+    step = max(1, SERIAL_ELEMENTS // width) if is_aligned else 1
     for start in range(0, num_rows, step):
         activate(x_TI[start : start + step])
 

@@ -1,8 +1,8 @@
 """What is kept of a layer, by precision, and how a layer comes back from it.
 
-Kept is what took work and can be mapped: 8-bit integers with their scales, 4-bit weights in the
-kernel's own layout. Wider precisions are no more than the model's own file in another dtype, and
-the layout of their kernels cannot be mapped: they are made anew.
+Kept is what took work and can be mapped: 8-bit integers with their scales. 4 bits are not kept yet.
+Wider precisions are no more than the model's own file in another dtype, and the layout of their
+kernels cannot be mapped: they are made anew.
 
 Shape letters, this file only:
     I = input features   O = output features

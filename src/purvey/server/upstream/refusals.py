@@ -19,10 +19,10 @@ from purvey.errors import (
     error_classes,
 )
 from purvey.network.upstream import Upstream, UpstreamAnswer
+from purvey.server.problems import MAX_RETRY_AFTER_S
 
 _MAX_BYTES = 64 * 2**10
 _MAX_CHARS = 1_000
-_MAX_WAIT_S = 120
 _PATIENCE_S = 5.0
 _CALLERS: dict[int, type[PurveyError]] = {
     400: InvalidValueError,
@@ -124,4 +124,4 @@ def _seconds(retry_after: str | None) -> float | None:
     """Read the header: seconds; a date, or what is neither, is not waited for."""
     if retry_after is None or not retry_after.isascii() or not retry_after.isdigit():
         return None
-    return min(int(retry_after[:6]), _MAX_WAIT_S)
+    return min(int(retry_after[:6]), MAX_RETRY_AFTER_S)
