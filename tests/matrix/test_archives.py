@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.image_folders import read_image_folders
+from purvey.data.reading.image_folders import read_image_folders
 from purvey.errors import InvalidFileError, UnsafeArchiveError
 from tests.matrix.hostile_zips import UNSAFE, Packed, many, nested, packed, picture
 
@@ -53,7 +53,7 @@ def _count_limit_is(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     import dataclasses
 
     small = dataclasses.replace(LIMITS, archive_entries=limit)
-    monkeypatch.setattr("purvey.data.zip_file.LIMITS", small)
+    monkeypatch.setattr("purvey.data.reading.zip_file.LIMITS", small)
 
 
 @pytest.mark.row("FIL-11")

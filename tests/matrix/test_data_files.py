@@ -13,7 +13,7 @@ from purvey.contracts.data import DatasetConfig
 from purvey.contracts.jobs import InputFile
 from purvey.data.build import build_dataset
 from purvey.data.loader import load_split
-from purvey.data.parquet import read_parquet
+from purvey.data.reading.parquet import read_parquet
 from purvey.errors import InvalidFileError
 from tests.matrix import hostile_tables
 from tests.matrix.hostile_tables import REFUSED, parquet, plain

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.model import ModelManifest, ModelSource
-from purvey.contracts.recipe import LoraConfig
+from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.config import DecoderConfig

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from purvey.contracts.recipe import LoraConfig
+from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.decoder import Decoder
 from purvey.models.lora import adapters, inject, load_adapter, merge, save_adapter

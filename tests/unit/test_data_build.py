@@ -14,8 +14,8 @@ from PIL import Image
 from purvey.contracts.data import DATASET_MANIFEST_NAME, DatasetConfig, DatasetManifest
 from purvey.contracts.jobs import InputFile, JobSpec
 from purvey.data.build import build_dataset, sorted_labels
-from purvey.data.chat_file import read_chat_file
 from purvey.data.loader import load_splits
+from purvey.data.reading.chat_file import read_chat_file
 from purvey.errors import IntegrityError, InvalidFileError, InvalidValueError
 from purvey.worker import dataset
 

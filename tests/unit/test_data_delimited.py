@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from purvey.data.delimited import read_delimited, sniff_delimiter
-from purvey.data.header import has_header
-from purvey.data.table import RawTable
+from purvey.data.reading.delimited import read_delimited, sniff_delimiter
+from purvey.data.reading.header import has_header
+from purvey.data.reading.table import RawTable
 from purvey.errors import InvalidFileError
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from purvey.contracts import limits
 from purvey.contracts.jobs import InputFile
-from purvey.data.chat_file import read_chat_file
-from purvey.data.delimited import read_delimited
-from purvey.data.image_folders import read_image_folders
-from purvey.data.jsonl import read_jsonl
-from purvey.data.parquet import read_parquet
-from purvey.data.plain_text import CHUNK_CHARS, read_text
-from purvey.data.readers import detect_format, read_files
+from purvey.data.reading.chat_file import read_chat_file
+from purvey.data.reading.delimited import read_delimited
+from purvey.data.reading.image_folders import read_image_folders
+from purvey.data.reading.jsonl import read_jsonl
+from purvey.data.reading.parquet import read_parquet
+from purvey.data.reading.plain_text import CHUNK_CHARS, read_text
+from purvey.data.reading.readers import detect_format, read_files
 from purvey.errors import InvalidFileError, UnsafeArchiveError
 
 
@@ -65,8 +65,8 @@ def test_reading_stops_at_the_row_that_is_too_many(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     small = limits.Limits(dataset_rows=2)
-    monkeypatch.setattr("purvey.data.table.LIMITS", small)
-    monkeypatch.setattr("purvey.data.delimited.LIMITS", small)
+    monkeypatch.setattr("purvey.data.reading.table.LIMITS", small)
+    monkeypatch.setattr("purvey.data.reading.delimited.LIMITS", small)
     path = tmp_path / "rows"
     path.write_text('{"a": 1}\n' * 3 + "never read\n", encoding="utf-8")
     with pytest.raises(InvalidFileError, match="more than 2 rows"):
@@ -81,7 +81,7 @@ def test_reading_stops_at_the_row_that_is_too_many(
 def test_text_and_chats_stop_at_the_row_that_is_too_many(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("purvey.data.table.LIMITS", limits.Limits(dataset_rows=2))
+    monkeypatch.setattr("purvey.data.reading.table.LIMITS", limits.Limits(dataset_rows=2))
     path = tmp_path / "rows"
     long = "x" * CHUNK_CHARS + "\n\n"
     path.write_text(long * 3 + "y" * (2**20 + 1), encoding="utf-8")  # the last is never looked at
@@ -158,7 +158,7 @@ def test_a_value_stored_once_for_many_rows_is_no_way_to_fill_the_memory(
     pq.write_table(pa.table({"text": text}), path)
     assert path.stat().st_size < 40_000
     assert read_parquet(path, source="b").num_rows == 2_000
-    monkeypatch.setattr("purvey.data.parquet.LIMITS", limits.Limits(archive_bytes=2**20))
+    monkeypatch.setattr("purvey.data.reading.parquet.LIMITS", limits.Limits(archive_bytes=2**20))
     with pytest.raises(InvalidFileError, match="inflates to more than 1048576 bytes"):
         read_parquet(path, source="b")
 
@@ -193,10 +193,10 @@ def test_an_office_document_is_named_as_such(tmp_path: Path) -> None:
 def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {f"cats/{i}.png": png() for i in range(3)})
     small = limits.Limits(archive_entries=2)
-    monkeypatch.setattr("purvey.data.zip_file.LIMITS", small)
+    monkeypatch.setattr("purvey.data.reading.zip_file.LIMITS", small)
     with pytest.raises(UnsafeArchiveError, match="more than 2 entries"):
         read_image_folders(path, source="a.zip")
-    monkeypatch.setattr("purvey.data.zip_file.LIMITS", limits.Limits(archive_bytes=100))
+    monkeypatch.setattr("purvey.data.reading.zip_file.LIMITS", limits.Limits(archive_bytes=100))
     with pytest.raises(UnsafeArchiveError, match="more than 100 bytes"):
         read_image_folders(path, source="a.zip")
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from purvey.contracts.data import Column, ColumnKind
 from purvey.data.convert import convert
+from purvey.data.reading.table import RawTable
 from purvey.data.schema import infer_schema, requested_schema
-from purvey.data.table import RawTable
 from purvey.errors import InvalidFileError, InvalidValueError
 
 TEXTS: list[Any] = [f"a sentence with number {i} in it, and more" for i in range(20)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from purvey.contracts.recipe import InitScheme
+from purvey.contracts.recipe_parts.building import InitScheme
 from purvey.models.initialise import initialise
 
 

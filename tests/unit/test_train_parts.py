@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from purvey.contracts.recipe import EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
+from purvey.contracts.recipe_parts.descent import OptimizerConfig, ScheduleConfig
+from purvey.contracts.recipe_parts.looping import EarlyStoppingConfig
 from purvey.errors import DivergedError
 from purvey.testing.clock import FakeClock
 from purvey.train.chance import derived_seed, permutation, seed_torch

@@ -2,7 +2,8 @@
 
 A prepared version is a folder with one Parquet file per split (`train.parquet`,
 `validation.parquet`, `test.parquet`) and `dataset.json`, the manifest. Columns by kind:
-text and label as string, number as float64, image as the encoded bytes (PNG or JPEG).
+text, label, category and transcript as string, number and score as float64, image and audio as
+the encoded bytes, conversation and preference as JSON text.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,7 +15,23 @@ from purvey.contracts.limits import LIMITS
 
 DATASET_MANIFEST_NAME = "dataset.json"
 SPLITS = ("train", "validation", "test")
-ColumnKind = Literal["text", "label", "number", "image", "conversation"]
+ColumnKind = Literal[
+    "text",
+    "label",
+    "number",
+    "image",
+    "conversation",
+    "category",
+    "score",
+    "audio",
+    "transcript",
+    "preference",
+]
+"""Inputs are `text`, `number`, `category`, `image`, `audio`; what is learned from them is the
+`label` (one of a few), the `score` (a number) or the `transcript` (what a recording says). A
+`conversation` and a `preference` (a prompt with a better and a worse answer) stand alone."""
+INPUT_KINDS: tuple[ColumnKind, ...] = ("text", "number", "category", "image", "audio")
+TARGET_KINDS: tuple[ColumnKind, ...] = ("label", "score", "transcript")
 
 
 class SplitConfig(BaseModel):

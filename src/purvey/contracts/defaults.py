@@ -6,7 +6,7 @@ on a default that changed later.
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from purvey.contracts.model import TrainedTask
 
@@ -18,11 +18,13 @@ _TEXT_CLASSIFIER: Values = {
     "train": {"epochs": 10, "batch_size": 32, "early_stopping": {"patience": 3}},
 }
 _IMAGE_CLASSIFIER: Values = {
+    "model": {"architecture": "convnet"},
     "init": {"scheme": "kaiming_normal"},
     "optimizer": {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9, "weight_decay": 5e-4},
     "train": {"epochs": 30, "batch_size": 32, "early_stopping": {"patience": 8}},
 }
-_MIXED_CLASSIFIER: Values = {
+_MIXED: Values = {
+    "model": {"architecture": "fusion"},
     "optimizer": {"name": "adamw", "learning_rate": 2e-3},
     "train": {"epochs": 20, "batch_size": 32, "early_stopping": {"patience": 5}},
 }
@@ -41,6 +43,41 @@ _FULL: Values = {
 }
 
 
+_AUDIO_CLASSIFIER: Values = {
+    "model": {"architecture": "audio-convnet"},
+    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
+    "augment": {
+        "audio": {"frequency_masks": 1, "time_masks": 1, "shift_fraction": 0.1},
+    },
+    "train": {"epochs": 30, "batch_size": 32, "early_stopping": {"patience": 8}},
+}
+_SPEECH: Values = {
+    "model": {"architecture": "ctc"},
+    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
+    "train": {"epochs": 30, "batch_size": 16, "early_stopping": {"patience": 8}},
+}
+_EMBEDDER: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 3e-5, "weight_decay": 0.01},
+    "train": {"epochs": 3, "batch_size": 64, "sequence_tokens": 128},
+}
+_SEEING: Values = {
+    "model": {"architecture": "vision-decoder"},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
+    "train": {"epochs": 20, "batch_size": 32, "early_stopping": {"patience": 5}},
+}
+_BY_TASK: dict[str, Values] = {
+    "text-generation": _NEW_LANGUAGE_MODEL,
+    "text-classification": _TEXT_CLASSIFIER,
+    "image-classification": _IMAGE_CLASSIFIER,
+    "audio-classification": _AUDIO_CLASSIFIER,
+    "classification": _MIXED,
+    "regression": _MIXED,
+    "speech-recognition": _SPEECH,
+    "embedding": _EMBEDDER,
+    "image-text-to-text": _SEEING,
+}
+
+
 def recipe_defaults(
     task: TrainedTask, *, has_base: bool, method: Literal["full", "lora"] = "lora"
 ) -> Values:
@@ -52,17 +89,9 @@ def recipe_defaults(
             there are no weights to initialise.
         method: How a language model's base is tuned; ignored elsewhere.
     """
-    match task:
-        case "text-generation" if has_base:
-            chosen = _LORA if method == "lora" else _FULL
-        case "text-generation":
-            chosen = _NEW_LANGUAGE_MODEL
-        case "text-classification":
-            chosen = _TEXT_CLASSIFIER
-        case "image-classification":
-            chosen = _IMAGE_CLASSIFIER
-        case "classification":
-            chosen = _MIXED_CLASSIFIER
+    chosen = _BY_TASK[task]
+    if task == "text-generation" and has_base:
+        chosen = _LORA if method == "lora" else _FULL
     defaults = copy.deepcopy(chosen)
     if has_base:
         defaults.pop("model", None)
@@ -79,13 +108,10 @@ def with_recipe_defaults(values: Mapping[str, Any]) -> Values:
     model, train = _section(values, "model"), _section(values, "train")
     has_base = model.get("base") is not None
     method: Literal["full", "lora"] = "full" if train.get("method") == "full" else "lora"
-    match values.get("task"):
-        case (
-            "text-generation" | "text-classification" | "image-classification" | "classification"
-        ) as task:
-            defaults = recipe_defaults(task, has_base=has_base, method=method)
-        case _:
-            return dict(values)
+    task = values.get("task")
+    if not isinstance(task, str) or task not in _BY_TASK:
+        return dict(values)
+    defaults = recipe_defaults(cast("TrainedTask", task), has_base=has_base, method=method)
     optimizer = _section(values, "optimizer").get("name", "")
     if optimizer and optimizer != defaults["optimizer"]["name"]:
         defaults["optimizer"] = {"learning_rate": 1e-3 if optimizer == "adamw" else 0.02}

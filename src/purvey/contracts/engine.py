@@ -79,7 +79,13 @@ class NumberInput(msgspec.Struct, frozen=True, kw_only=True, tag="number_input")
     value: float
 
 
-PlainInput = TextInput | ImageInput | NumberInput
+class AudioInput(msgspec.Struct, frozen=True, kw_only=True, tag="audio_input"):
+    """An encoded recording (WAV, FLAC, OGG, MP3) for a one-pass model."""
+
+    data: bytes
+
+
+PlainInput = TextInput | ImageInput | NumberInput | AudioInput
 NamedInputs = dict[str, PlainInput]
 """Input by the name that the model's `inputs` declare; a single one is named `input`."""
 

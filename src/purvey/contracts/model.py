@@ -12,14 +12,34 @@ DecoderFamily = Literal["gemma2", "gemma3_text", "llama", "mistral", "qwen2", "q
 EncoderFamily = Literal["bert", "distilbert", "roberta", "xlm-roberta"]
 """`model_type` of the Hugging Face configurations that our encoder computes."""
 
+ClassifierTask = Literal[
+    "text-classification", "image-classification", "audio-classification", "classification"
+]
+"""Tasks whose answer is one of the dataset's labels; `classification` takes any mix of inputs."""
 TrainedTask = Literal[
-    "text-generation", "text-classification", "image-classification", "classification"
+    "text-generation",
+    ClassifierTask,
+    "regression",
+    "speech-recognition",
+    "embedding",
+    "image-text-to-text",
 ]
 """What a recipe may train."""
-Task = Literal[TrainedTask, "embedding", "rerank"]
-Family = Literal["decoder", "transformers", "encoder", "text-ngrams", "module", "upstream"]
+Task = Literal[TrainedTask, "rerank"]
+Family = Literal[
+    "decoder",
+    "transformers",
+    "encoder",
+    "text-ngrams",
+    "network",
+    "module",
+    "speech",
+    "vision-language",
+    "upstream",
+]
 """`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
-`text-ngrams`: models/text_ngrams.py. `module`: a user's class. `upstream`: another server, never a
+`text-ngrams`: models/text_ngrams.py. `network`: one of models/networks. `module`: a user's class.
+`speech`: models/speech. `vision-language`: models/seeing. `upstream`: another server, never a
 folder."""
 UPSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an upstream, a server that computes models for this one, may be called."""
@@ -44,10 +64,33 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
 
 
 class NumberSpec(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
-    """A finite number."""
+    """A finite number; the network sees `(number - mean) / std`."""
+
+    mean: float = 0.0
+    std: float = 1.0
 
 
-InputSpec = ImageSpec | TextSpec | NumberSpec
+class CategorySpec(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
+    """One of a few texts; the network sees its place in `values` plus one, and 0 for any other."""
+
+    values: tuple[str, ...]
+
+
+class AudioSpec(msgspec.Struct, frozen=True, kw_only=True, tag="audio"):
+    """Sound as mono samples at `sample_rate_hz`, then log-mel features where `num_mels` is set.
+
+    Args:
+        sample_rate_hz: Rate that recordings are resampled to.
+        max_s: Seconds that are heard; what is longer is cut, what is shorter padded with silence.
+        num_mels: Mel bands of 25 ms windows every 10 ms; 0 gives the samples themselves.
+    """
+
+    sample_rate_hz: int = 16_000
+    max_s: float = 10.0
+    num_mels: int = 64
+
+
+InputSpec = ImageSpec | TextSpec | NumberSpec | CategorySpec | AudioSpec
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +104,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         labels: Class names in the order of the logits; empty for text generation.
         inputs: Input by name; a single one is named `input`. Empty for text generation.
         hyperparameters: Keyword arguments that rebuild the network.
+        architecture: For family `network`: its name in models/networks.
         module: For family `module`: `file.py:Class`; the file's copy lies in the folder.
         module_sha256: For family `module`: hex digest of that copy; another file is not run.
         temperature: Softmax temperature fitted on validation rows; 1 when uncalibrated.
@@ -76,6 +120,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     inputs: dict[str, InputSpec] = {}
     hyperparameters: dict[str, Any] = {}  # JSON values of the user's own keyword arguments
+    architecture: str | None = None
     module: str | None = None
     module_sha256: str | None = None
     temperature: float = 1.0

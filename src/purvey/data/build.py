@@ -11,10 +11,10 @@ from purvey.data.convert import Value, convert
 from purvey.data.dedupe import Deduplicated, deduplicate
 from purvey.data.folder import write_manifest, write_splits
 from purvey.data.profile import profile_columns
-from purvey.data.readers import read_files
+from purvey.data.reading.readers import read_files
+from purvey.data.reading.table import Cell, RawTable
 from purvey.data.schema import Schema, infer_schema, requested_schema
 from purvey.data.splits import split_rows
-from purvey.data.table import Cell, RawTable
 from purvey.errors import InvalidFileError
 
 

@@ -10,7 +10,7 @@ from purvey.contracts.data import Column, ColumnKind
 from purvey.contracts.limits import LIMITS
 from purvey.data.conversations import as_conversation
 from purvey.data.pictures import check_picture
-from purvey.data.table import Cell, RawTable
+from purvey.data.reading.table import Cell, RawTable
 
 Value = str | float | bytes
 
@@ -118,4 +118,9 @@ _CONVERTERS: dict[ColumnKind, Callable[[Cell], Value]] = {
     "number": _number,
     "image": _image,
     "conversation": _conversation,
+    "category": _label,
+    "score": _number,
+    "transcript": _text,
+    "audio": _audio,
+    "preference": _preference,
 }

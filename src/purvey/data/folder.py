@@ -23,6 +23,11 @@ _ARROW_TYPES = {
     "text": pa.string(),
     "label": pa.string(),
     "conversation": pa.string(),
+    "preference": pa.string(),
+    "category": pa.string(),
+    "transcript": pa.string(),
+    "score": pa.float64(),
+    "audio": pa.binary(),
     "number": pa.float64(),
     "image": pa.binary(),
 }

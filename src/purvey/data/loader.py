@@ -21,15 +21,15 @@ class Rows:
     num_rows: int
 
     def texts(self, name: str) -> list[str]:
-        """Return a text, label or conversation column."""
+        """Return a column of strings: text, label, category, transcript, or JSON text."""
         return cast("list[str]", self.columns[name])
 
     def numbers(self, name: str) -> list[float]:
-        """Return a number column."""
+        """Return a number or score column."""
         return cast("list[float]", self.columns[name])
 
-    def images(self, name: str) -> list[bytes]:
-        """Return an image column: the encoded bytes."""
+    def media(self, name: str) -> list[bytes]:
+        """Return an image or audio column: the encoded bytes."""
         return cast("list[bytes]", self.columns[name])
 
 

@@ -38,10 +38,10 @@ def profile_columns(
 
 def _describe(column: Column, values: Sequence[Value]) -> dict[str, Any]:
     match column.kind:
-        case "label":
+        case "label" | "category":
             counts = Counter(values)
             return {"distinct": len(counts), "largest_share": max(counts.values()) / len(values)}
-        case "number":
+        case "number" | "score":
             return {"value": _summary([float(value) for value in values])}
         case "image":
             return _describe_images(values)

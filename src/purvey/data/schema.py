@@ -12,8 +12,8 @@ from statistics import fmean
 
 from purvey.contracts.data import Column, ColumnKind
 from purvey.contracts.limits import LIMITS
-from purvey.data.names import INDEX_NAMES, LABEL_NAMES, plain_name
-from purvey.data.table import Cell
+from purvey.data.reading.names import INDEX_NAMES, LABEL_NAMES, plain_name
+from purvey.data.reading.table import Cell
 from purvey.errors import InvalidValueError
 
 DATA_URL = "data:image/"

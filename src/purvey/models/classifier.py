@@ -1,10 +1,11 @@
-"""One-pass models: inputs in, one logit per label out; hashed n-grams or a user's module.
+"""One-pass models: inputs in, one logit per label out; one score for a regression.
+
+Hashed n-grams, a network of models/networks, or a user's module.
 
 Shape letters, this file only:
-    B = inputs of a batch   L = labels   T = bytes of a text
+    B = inputs of a batch   L = labels, or 1 for a score
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput, PlainInput, TextInput
-from purvey.contracts.model import ImageSpec, InputSpec, ModelManifest, NumberSpec, Task, TextSpec
+from purvey.contracts.engine import NamedInputs, PlainInput, TextInput
+from purvey.contracts.model import InputSpec, ModelManifest, Task, TextSpec
 from purvey.contracts.sizes import check_parameters
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models import text_ngrams
@@ -29,6 +30,8 @@ from purvey.models.folder.safetensors_file import (
     write_tensors,
 )
 from purvey.models.images import ImageReader
+from purvey.models.inputs.tensors import check_names, tensor_of
+from purvey.models.networks import catalogue
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
 from purvey.parse.parser import PARSER, ImageDecoder
 
@@ -55,6 +58,11 @@ class Classifier:
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
         return self.manifest.labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of one input; a regression has one score."""
+        return _num_outputs(self.manifest)
 
     @property
     def num_parameters(self) -> int:
@@ -91,8 +99,8 @@ class Classifier:
             InvalidValueError: A user's module returned another shape.
         """
         logits_BL: Tensor = self.module(*batch)
-        if logits_BL.ndim != 2 or logits_BL.shape[1] != len(self.labels):
-            message = f"the module returned {list(logits_BL.shape)}, not [B, {len(self.labels)}]."
+        if logits_BL.ndim != 2 or logits_BL.shape[1] != self.num_outputs:
+            message = f"the module returned {list(logits_BL.shape)}, not [B, {self.num_outputs}]."
             raise InvalidValueError(message, param="model.architecture")
         return logits_BL.float()
 
@@ -109,17 +117,11 @@ class Classifier:
 
     def _prepared(self, inputs: NamedInputs, images: ImageReader) -> Prepared:
         declared = self.manifest.inputs
-        for name in inputs:
-            if name not in declared:
-                known = ", ".join(declared)
-                raise InvalidValueError(f"unknown input {name!r}; expected: {known}.", param=name)
-        for name in declared:
-            if name not in inputs:
-                raise InvalidValueError(f"the input {name!r} is missing.", param=name)
+        check_names(inputs, declared)
         if self.manifest.family == TEXT_NGRAMS:
             ((name, spec),) = declared.items()
             return self._featurised(inputs[name], spec, name)
-        return tuple(_tensor(inputs[name], spec, name, images) for name, spec in declared.items())
+        return tuple(tensor_of(inputs[name], spec, name, images) for name, spec in declared.items())
 
     def _featurised(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
         assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
@@ -135,36 +137,42 @@ def build_classifier(
     labels: Sequence[str],
     architecture: str | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, InputSpec] | None = None,
     module_roots: Sequence[str] = (),
 ) -> Classifier:
     """Build a fresh classifier; its weights come from torch's default generator.
 
     Args:
         task: What it is for.
-        labels: Class names in the order of the logits; at least two.
-        architecture: `text-ngrams` (also when None and the task is text classification), or
-            `file.py:Class` under a module root.
+        labels: Class names in the order of the logits; at least two, none for a regression.
+        architecture: `text-ngrams`, a name of models/networks, or `file.py:Class` under a module
+            root; None takes the task's usual one.
         hyperparameters: The architecture's keyword arguments.
+        inputs: What a network of models/networks takes; the other kinds declare it themselves.
         module_roots: Folders of the operator's modules.
 
     Raises:
         InvalidValueError: Names the recipe field at fault.
     """
     values = dict(hyperparameters or {})
-    if len(labels) < 2:
+    if len(labels) < 2 and task != "regression":
         raise InvalidValueError("a classifier needs at least two labels.", param="dataset")
-    if architecture is None and task == "text-classification":
-        architecture = TEXT_NGRAMS
     if architecture is None:
-        message = f"the task {task!r} needs model.architecture: 'file.py:Class'."
-        raise InvalidValueError(message, param="model.architecture")
+        architecture = catalogue.DEFAULTS.get(task, TEXT_NGRAMS)
     if architecture == TEXT_NGRAMS:
         return _build_text_ngrams(task, labels, values)
-    if ":" not in architecture:
-        message = f"{architecture!r} is no architecture for {task!r}: 'file.py:Class' is."
-        raise InvalidValueError(message, param="model.architecture")
-    user = load_from_roots(architecture, module_roots, task=task)
-    return _from_user_module(user, task, labels, values)
+    if ":" in architecture:
+        user = load_from_roots(architecture, module_roots, task=task)
+        return _from_user_module(user, task, labels, values)
+    manifest = ModelManifest(
+        family="network",
+        task=task,
+        labels=tuple(labels),
+        inputs=dict(inputs or {}),
+        hyperparameters=values,
+        architecture=architecture,
+    )
+    return Classifier(manifest=manifest, module=_network(manifest))
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -190,14 +198,26 @@ def load_classifier(folder: Path) -> Classifier:
     source = None
     if manifest.family == TEXT_NGRAMS:
         network: nn.Module = _text_ngrams(len(manifest.labels), manifest.hyperparameters)
+    elif manifest.family == "network":
+        network = _network(manifest)
     else:
         user = load_from_folder(folder, manifest)
         source = user.source
         network = user.build(
-            num_classes=len(manifest.labels), hyperparameters=manifest.hyperparameters
+            num_classes=_num_outputs(manifest), hyperparameters=manifest.hyperparameters
         )
     _load_weights(network, folder / WEIGHTS_NAME)
     return Classifier(manifest=manifest, module=network.eval(), source=source)
+
+
+def _num_outputs(manifest: ModelManifest) -> int:
+    return 1 if manifest.task == "regression" else len(manifest.labels)
+
+
+def _network(manifest: ModelManifest) -> nn.Module:
+    fields = Fields(manifest.hyperparameters, error=InvalidValueError, at="model.hyperparameters.")
+    found = catalogue.find(manifest.architecture or "", task=manifest.task)
+    return found.build(manifest.inputs, _num_outputs(manifest), fields)
 
 
 def _build_text_ngrams(
@@ -247,7 +267,7 @@ def _from_user_module(
         module=user.reference,
         module_sha256=user.sha256,
     )
-    network = user.build(num_classes=len(labels), hyperparameters=hyperparameters)
+    network = user.build(num_classes=_num_outputs(manifest), hyperparameters=hyperparameters)
     _check_storable(network, user.reference)
     return Classifier(manifest=manifest, module=network, source=user.source)
 
@@ -262,25 +282,6 @@ def _check_storable(network: nn.Module, reference: str) -> None:
                 param="model.architecture",
                 hint="Store real numbers, or register the buffer with persistent=False.",
             )
-
-
-def _tensor(value: PlainInput, spec: InputSpec, name: str, images: ImageReader) -> Tensor:
-    """Turn one input of a user's module into a tensor of fixed shape.
-
-    Text is padded to its `max_bytes`, not to its neighbours' length: so a row's result cannot
-    depend on the batch it shares.
-    """
-    if isinstance(spec, ImageSpec) and isinstance(value, ImageInput):
-        return images.tensor(value.data, spec, param=name)
-    if isinstance(spec, TextSpec) and isinstance(value, TextInput):
-        codes = [byte + 1 for byte in value.text.encode("utf-8", "replace")[: spec.max_bytes]]
-        return torch.tensor(codes + [0] * (spec.max_bytes - len(codes)), dtype=torch.int64)
-    if isinstance(spec, NumberSpec) and isinstance(value, NumberInput):
-        if not math.isfinite(value.value):
-            raise InvalidValueError(f"the input {name!r} is not finite.", param=name)
-        return torch.tensor(value.value, dtype=torch.float32)
-    kind = {ImageSpec: "an image", TextSpec: "text", NumberSpec: "a number"}[type(spec)]
-    raise InvalidValueError(f"the input {name!r} must be {kind}.", param=name)
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

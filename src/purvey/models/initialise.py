@@ -7,7 +7,7 @@ equation 16. `normal_002`: N(0, 0.02), as GPT-2.
 import torch
 from torch import nn
 
-from purvey.contracts.recipe import InitScheme
+from purvey.contracts.recipe_parts.building import InitScheme
 
 _Dense = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from purvey.contracts.model import ModelManifest
-from purvey.contracts.recipe import LoraConfig
+from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.decoder import Decoder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.recipe import LoraConfig
+from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder

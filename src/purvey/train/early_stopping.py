@@ -4,7 +4,7 @@ import math
 
 import msgspec
 
-from purvey.contracts.recipe import EarlyStoppingConfig
+from purvey.contracts.recipe_parts.looping import EarlyStoppingConfig
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

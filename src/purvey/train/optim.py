@@ -6,7 +6,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor, nn
 
-from purvey.contracts.recipe import OptimizerConfig
+from purvey.contracts.recipe_parts.descent import OptimizerConfig
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 import math
 from typing import assert_never
 
-from purvey.contracts.recipe import ScheduleConfig
+from purvey.contracts.recipe_parts.descent import ScheduleConfig
 
 
 def rate_factor(step: int, *, total_steps: int, config: ScheduleConfig) -> float:

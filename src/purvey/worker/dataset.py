@@ -10,7 +10,7 @@ from purvey.contracts.jobs import DatasetBuilt, JobSpec
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.recipe import first_problem
 from purvey.data.build import build_dataset
-from purvey.data.parquet import rehearse
+from purvey.data.reading.parquet import rehearse
 from purvey.errors import InvalidFileError
 from purvey.ipc.confinement import Confinement, memory_of_machine
 

@@ -10,9 +10,9 @@ from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
 from purvey.train.progress import Watch
 from purvey.worker.job_link import JobLink
-from purvey.worker.training_classifier import train_classifier
-from purvey.worker.training_language import train_language_model
-from purvey.worker.training_run import TrainingLink, TrainingRun
+from purvey.worker.training.classifier import train_classifier
+from purvey.worker.training.language import train_language_model
+from purvey.worker.training.run import TrainingLink, TrainingRun
 from purvey.worker.watchdog import Watchdog
 
 _CLOCK = SystemClock()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from purvey.contracts.adapter import AdapterDropped, LoadAdapter
 from purvey.contracts.adapter import DropAdapter as Drop
 from purvey.contracts.model import ModelManifest
-from purvey.contracts.recipe import LoraConfig
+from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.engine.adapters.bank import AdapterBank
 from purvey.engine.adapters.served import ServedAdapters
 from purvey.engine.door import Door

@@ -1,6 +1,6 @@
 """Where a user's module is looked up."""
 
-from purvey.worker.training_classifier import module_place
+from purvey.worker.training.classifier import module_place
 
 
 def test_a_relative_module_is_looked_up_in_the_roots() -> None:

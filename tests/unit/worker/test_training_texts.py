@@ -5,7 +5,7 @@ from pathlib import Path
 from purvey.models.chat import ChatTemplate
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.tokenizer import Tokenizer
-from purvey.worker.training_texts import Encoder
+from purvey.worker.training.texts import Encoder
 
 
 def test_a_document_begins_as_a_prompt_does(tmp_path: Path) -> None:

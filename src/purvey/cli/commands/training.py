@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from purvey.client.purvey import Purvey
     from purvey.client.values import Dataset, Job
 
-TASK_OF_COLUMNS = (
-    ({"text", "label"}, "text-classification"),
-    ({"image", "label"}, "image-classification"),
-    ({"conversation"}, "text-generation"),
-    ({"text"}, "text-generation"),
+INPUTS = frozenset({"text", "number", "category", "image", "audio"})
+TASK_OF_COLUMNS: tuple[tuple[set[str], set[str], str], ...] = (
+    ({"preference"}, set(), "text-generation"),
+    ({"conversation"}, set(), "text-generation"),
+    ({"transcript"}, {"audio"}, "speech-recognition"),
+    ({"transcript"}, {"image", "text"}, "image-text-to-text"),
+    ({"label"}, {"text"}, "text-classification"),
+    ({"label"}, {"image"}, "image-classification"),
+    ({"label"}, {"audio"}, "audio-classification"),
+    ({"label"}, set(), "classification"),
+    ({"score"}, set(), "regression"),
+    (set(), {"text"}, "text-generation"),
 )
-"""Which task a dataset is for when nobody says: the first whose kinds of column it has."""
+"""Which task a dataset is for when nobody says: the first of which it has the kind that is learned
+and, where some are named, exactly those kinds of input."""
 
 
 def train(
@@ -96,8 +104,8 @@ def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
 
 def _task_for(dataset: "Dataset") -> str:
     kinds = {column.kind for column in dataset.columns}
-    for needed, task in TASK_OF_COLUMNS:
-        if needed <= kinds:
+    for learned, inputs, task in TASK_OF_COLUMNS:
+        if learned <= kinds and (not inputs or inputs == kinds & INPUTS):
             return task
     raise InvalidValueError(
         "the data does not say what to train.",

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
-from purvey.contracts.data import DatasetManifest
+from purvey.contracts.data import INPUT_KINDS, ColumnKind, DatasetManifest
 from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.jobs import JobStatus
 from purvey.contracts.model import TrainedTask
@@ -39,13 +39,28 @@ from purvey.server.validation import Body, FreeForm, Metadata, at_param
 from purvey.store import datasets, models
 
 routes = Routes(tag="Training jobs")
-NEEDED: dict[TrainedTask, tuple[str, ...]] = {
-    "text-generation": ("text", "conversation"),
+NEEDED: dict[TrainedTask, tuple[ColumnKind, ...]] = {
+    "text-generation": ("text", "conversation", "preference"),
     "text-classification": ("text",),
     "image-classification": ("image",),
-    "classification": ("text", "image", "number"),
+    "audio-classification": ("audio",),
+    "classification": INPUT_KINDS,
+    "regression": INPUT_KINDS,
+    "speech-recognition": ("audio",),
+    "embedding": ("text",),
+    "image-text-to-text": ("image",),
 }
 """A dataset for the task has a column of one of these kinds."""
+LEARNED: dict[TrainedTask, ColumnKind] = {
+    "text-classification": "label",
+    "image-classification": "label",
+    "audio-classification": "label",
+    "classification": "label",
+    "regression": "score",
+    "speech-recognition": "transcript",
+    "image-text-to-text": "transcript",
+}
+"""And one of this kind, which is what the model learns to give."""
 
 
 class TrainingJobRequest(Body):
@@ -322,9 +337,10 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
             f"the dataset has no column of kind {' or '.join(needed)}, which {recipe.task} needs.",
             param="recipe.dataset",
         )
-    if recipe.task != "text-generation" and "label" not in kinds:
+    target = LEARNED.get(recipe.task)
+    if target is not None and target not in kinds:
         raise InvalidValueError(
-            "the dataset has no label column.",
+            f"the dataset has no {target} column.",
             param="recipe.dataset",
-            hint='Name it when the dataset is made: columns = {"...": "label"}.',
+            hint=f'Name it when the dataset is made: columns = {{"...": "{target}"}}.',
         )

@@ -20,8 +20,8 @@ from purvey.models.lora import inject, merge
 from purvey.models.tokenizer import Tokenizer
 from purvey.train.chance import seed_torch
 from purvey.train.language import LanguageLearner, TokenRow, row_losses
-from purvey.worker.training_run import TrainingRun
-from purvey.worker.training_texts import Corpus, Encoder, TokenRows, read_corpus
+from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.texts import Corpus, Encoder, TokenRows, read_corpus
 
 
 def train_language_model(run: TrainingRun) -> ModelTrained:

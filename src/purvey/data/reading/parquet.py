@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.table import Cell, RawTable, check_column_count, check_row_count
+from purvey.data.reading.table import Cell, RawTable, check_column_count, check_row_count
 from purvey.errors import InvalidFileError
 
 _BATCH_ROWS = 64

@@ -5,69 +5,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from purvey.contracts.data import ColumnKind, DatasetManifest
-from purvey.contracts.engine import ImageInput, NamedInputs, NumberInput, PlainInput, TextInput
 from purvey.contracts.jobs import ModelTrained
-from purvey.contracts.model import ImageSpec, InputSpec, ModelSource, NumberSpec, Task, TextSpec
-from purvey.data.loader import Rows
+from purvey.contracts.model import ModelSource, Task
 from purvey.errors import InvalidValueError
 from purvey.evaluate.calibration import fit_temperature
 from purvey.evaluate.metrics import accuracy, count_outcomes, macro_f1
 from purvey.evaluate.reports import classification_report
-from purvey.models.classifier import Classifier, Prepared, build_classifier, save_classifier
+from purvey.models.classifier import Classifier, build_classifier, save_classifier
 from purvey.models.initialise import initialise
 from purvey.models.loading import open_model
-from purvey.parse.parser import DecoderHere
+from purvey.models.networks import catalogue
 from purvey.train.chance import seed_torch
 from purvey.train.classification import ClassifierLearner, predict
-from purvey.worker.training_run import TrainingRun
-
-_KINDS: dict[type[InputSpec], ColumnKind] = {
-    ImageSpec: "image",
-    TextSpec: "text",
-    NumberSpec: "number",
-}
-_CACHE_BYTES = 2 * 2**30
-"""Prepared inputs kept in memory; beyond it they are prepared at every visit."""
-_DECODER = DecoderHere()
-
-
-class PreparedRows:
-    """A split's inputs, decoded once, as the learner takes them.
-
-    Args:
-        classifier: Prepares and collates them.
-        rows: The split.
-        columns: Column by the model's input name.
-    """
-
-    def __init__(self, classifier: Classifier, rows: Rows, columns: dict[str, str]) -> None:
-        self._classifier, self._rows, self._columns = classifier, rows, columns
-        self._kept: list[Prepared] = []
-        num_bytes = 0
-        for row in range(rows.num_rows):
-            prepared = self._prepare(row)
-            num_bytes += sum(tensor.nbytes for tensor in prepared)
-            if num_bytes > _CACHE_BYTES:
-                break
-            self._kept.append(prepared)
-
-    def __len__(self) -> int:
-        return self._rows.num_rows
-
-    def logits(self, rows: Sequence[int]) -> Tensor:
-        """Return `logits_BL` of some rows."""
-        items = [self._kept[row] if row < len(self._kept) else self._prepare(row) for row in rows]
-        return self._classifier.logits(self._classifier.collate(items))
-
-    def _prepare(self, row: int) -> Prepared:
-        specs = self._classifier.manifest.inputs
-        inputs: NamedInputs = {
-            name: _input(self._rows, self._columns[name], row, spec) for name, spec in specs.items()
-        }
-        return self._classifier.prepare(inputs, decoder=_DECODER)
+from purvey.worker.training.inputs import PreparedRows, declared_inputs, match_columns
+from purvey.worker.training.run import TrainingRun
 
 
 def train_classifier(run: TrainingRun) -> ModelTrained:
@@ -86,7 +38,8 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
     classifier = _build(run, manifest.labels)
     columns = match_columns(classifier.manifest.inputs, manifest)
     examples = {
-        split: PreparedRows(classifier, rows, columns) for split, rows in run.splits.items()
+        split: PreparedRows(classifier, rows, columns, augment=run.config.augment)
+        for split, rows in run.splits.items()
     }
     targets = {
         split: _targets(rows.texts(label), manifest.labels) for split, rows in run.splits.items()
@@ -129,44 +82,23 @@ def measure(
     }
 
 
-def match_columns(inputs: dict[str, InputSpec], manifest: DatasetManifest) -> dict[str, str]:
-    """Find the dataset's column for each input: by name and kind, else the one of its kind.
-
-    A single input takes the first column of its kind; among several, an input without a
-    column of its name takes the only one of its kind that is left.
-
-    Raises:
-        InvalidValueError: No column fits an input, or more than one does.
-    """
-    kinds = {column.name: column.kind for column in manifest.columns}
-    matched = {name: name for name, spec in inputs.items() if kinds.get(name) == _KINDS[type(spec)]}
-    for name, spec in inputs.items():
-        if name in matched:
-            continue
-        wanted = _KINDS[type(spec)]
-        left = [c for c, kind in kinds.items() if kind == wanted and c not in matched.values()]
-        if not left or (len(left) > 1 and len(inputs) > 1):
-            how_many = "no" if not left else "more than one"
-            raise InvalidValueError(
-                f"the dataset has {how_many} {wanted} column for the input {name!r}; "
-                f"name a column {name!r}.",
-                param="recipe.dataset",
-            )
-        matched[name] = left[0]
-    return matched
-
-
 def _build(run: TrainingRun, labels: tuple[str, ...]) -> Classifier:
     config, base = run.config, run.spec.base
     seed_torch(config.seed, "init")
     if base is not None:
         return _from_base(base, config.task, labels)
     architecture, roots = module_place(config.model.architecture, run.spec.module_roots)
+    inputs = {}
+    if architecture in catalogue.MODULES or (
+        not architecture and config.task in catalogue.DEFAULTS
+    ):
+        inputs = declared_inputs(run.dataset.manifest, run.splits["train"], config.preprocess)
     classifier = build_classifier(
         task=config.task,
         labels=labels,
         architecture=architecture,
         hyperparameters=config.model.hyperparameters,
+        inputs=inputs,
         module_roots=roots,
     )
     initialise(classifier.module, config.init.scheme, generator=run.generator("init", "scheme"))
@@ -225,13 +157,3 @@ def _tell_missing_validation(run: TrainingRun, num_rows: int) -> None:
 def _targets(labels: Sequence[str], names: tuple[str, ...]) -> NDArray[np.int64]:
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers[label] for label in labels], dtype=np.int64)
-
-
-def _input(rows: Rows, column: str, row: int, spec: InputSpec) -> PlainInput:
-    match spec:
-        case ImageSpec():
-            return ImageInput(data=rows.images(column)[row])
-        case TextSpec():
-            return TextInput(text=rows.texts(column)[row])
-        case NumberSpec():
-            return NumberInput(value=rows.numbers(column)[row])

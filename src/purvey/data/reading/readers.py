@@ -5,12 +5,12 @@ from pathlib import Path, PurePath
 from typing import Literal, assert_never
 
 from purvey.contracts.jobs import InputFile
-from purvey.data.delimited import read_delimited
-from purvey.data.image_folders import read_image_folders
-from purvey.data.jsonl import read_jsonl
-from purvey.data.parquet import read_parquet
-from purvey.data.plain_text import read_text
-from purvey.data.table import RawTable
+from purvey.data.reading.delimited import read_delimited
+from purvey.data.reading.image_folders import read_image_folders
+from purvey.data.reading.jsonl import read_jsonl
+from purvey.data.reading.parquet import read_parquet
+from purvey.data.reading.plain_text import read_text
+from purvey.data.reading.table import RawTable
 from purvey.errors import InvalidFileError
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "image_folders"]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.plain_text import lines_of, read_utf8
-from purvey.data.table import Cell, RawTable, check_column_count, check_row_count, row_error
+from purvey.data.reading.plain_text import lines_of, read_utf8
+from purvey.data.reading.table import Cell, RawTable, check_column_count, check_row_count, row_error
 
 
 def read_jsonl(path: Path, *, source: str) -> RawTable:

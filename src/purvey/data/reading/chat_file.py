@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from purvey.data.conversations import Conversation, UnfitConversationError, as_conversation
-from purvey.data.jsonl import parse_object
-from purvey.data.plain_text import lines_of, read_utf8
-from purvey.data.table import check_row_count, row_error
+from purvey.data.reading.jsonl import parse_object
+from purvey.data.reading.plain_text import lines_of, read_utf8
+from purvey.data.reading.table import check_row_count, row_error
 
 
 def read_chat_file(path: Path, *, source: str) -> list[Conversation]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.header import has_header
-from purvey.data.plain_text import lines_of, read_utf8
-from purvey.data.table import Cell, RawTable, check_column_count, check_row_count, row_error
+from purvey.data.reading.header import has_header
+from purvey.data.reading.plain_text import lines_of, read_utf8
+from purvey.data.reading.table import Cell, RawTable, check_column_count, check_row_count, row_error
 from purvey.errors import InvalidFileError
 
 DELIMITERS = ("\t", ",", ";", "|")

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from purvey.data.chat_file import read_chat_file
 from purvey.data.conversations import Conversation, as_conversation
 from purvey.data.loader import Rows
+from purvey.data.reading.chat_file import read_chat_file
 from purvey.errors import InvalidFileError, InvalidValueError
 from purvey.models.chat import ChatTemplate
 from purvey.models.tokenizer import Tokenizer
 from purvey.train.language import TokenRow, pack, token_row
-from purvey.worker.training_run import TrainingRun
+from purvey.worker.training.run import TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)

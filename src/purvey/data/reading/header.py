@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from statistics import median
 
-from purvey.data.names import INDEX_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
+from purvey.data.reading.names import INDEX_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
 
 _KNOWN = LABEL_NAMES | TEXT_NAMES | INDEX_NAMES
 

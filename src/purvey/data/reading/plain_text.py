@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.table import Cell, RawTable, check_row_count, row_error
+from purvey.data.reading.table import Cell, RawTable, check_row_count, row_error
 from purvey.errors import InvalidFileError
 
 CHUNK_CHARS = 2_000

@@ -6,8 +6,8 @@ Nothing is ever written to disk from an archive.
 from pathlib import Path, PurePosixPath
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.table import Cell, RawTable, check_row_count
-from purvey.data.zip_file import ZipEntry, read_directory, read_entry
+from purvey.data.reading.table import Cell, RawTable, check_row_count
+from purvey.data.reading.zip_file import ZipEntry, read_directory, read_entry
 from purvey.errors import InvalidFileError
 
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})

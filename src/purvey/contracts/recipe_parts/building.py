@@ -1,0 +1,51 @@
+"""Which network is trained, and what its weights start from."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from purvey.contracts.recipe_parts.part import Name, Part
+
+InitScheme = Literal[
+    "default", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "normal_002"
+]
+
+
+class ModelConfig(Part):
+    """What is trained: a registered base, or an architecture built anew.
+
+    `architecture` is `decoder`, `text-ngrams` or `file.py:Class` under a module path;
+    `hyperparameters` are its keyword arguments.
+    """
+
+    base: Name | None = None
+    """Name of a registered model to start from."""
+    architecture: Name | None = None
+    """What to build anew: `decoder`, `text-ngrams` or `file.py:Class`."""
+    hyperparameters: dict[str, Any] = {}  # keyword arguments of the architecture
+    """Keyword arguments of the architecture."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelConfig":
+        if self.base is not None and self.architecture is not None:
+            msg = "give either model.base or model.architecture, not both"
+            raise ValueError(msg)
+        return self
+
+
+class InitConfig(Part):
+    """Parameter initialisation by name; only for an architecture built anew.
+
+    `kaiming_*`: He et al. 2015; `xavier_*`: Glorot and Bengio 2010; `normal_002`: N(0, 0.02);
+    `default`: what the module itself does.
+    """
+
+    scheme: InitScheme = "default"
+    """Which scheme fills the weights, from the recipe's seed."""
+
+
+class TokenizerConfig(Part):
+    """A byte-level BPE tokenizer trained on the training split (architecture `decoder`)."""
+
+    vocabulary_size: Annotated[int, Field(ge=260, le=262_144)] = 4_096
+    """Tokens, special ones included."""
