@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import httpx2
 import msgspec
@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from purvey.contracts.model import (
     MANIFEST_NAME,
+    ClassifierTask,
     ImageSpec,
     InputSpec,
     ModelManifest,
@@ -153,11 +154,12 @@ def register(http: httpx2.Client, api: "RunningServer") -> Callable[..., str]:
         *,
         labels: tuple[str, ...] = (),
         inputs: Mapping[str, InputSpec] | None = None,
+        task: ClassifierTask | Literal["regression"] | None = None,
         config: Mapping[str, object] = LLAMA,
     ) -> str:
         folder = api.data_dir.parent / "models" / name
-        if labels:
-            _write_classifier(folder, labels, dict(inputs or {"input": TextSpec()}))
+        if labels or task:
+            _write_classifier(folder, labels, dict(inputs or {"input": TextSpec()}), task)
         else:
             write_plausible_folder(folder, config)
         answer = http.post("/v1/models", json={"id": name, "source": str(folder)})
@@ -167,15 +169,19 @@ def register(http: httpx2.Client, api: "RunningServer") -> Callable[..., str]:
     return make
 
 
-def _write_classifier(folder: Path, labels: tuple[str, ...], inputs: dict[str, InputSpec]) -> None:
+def _write_classifier(
+    folder: Path,
+    labels: tuple[str, ...],
+    inputs: dict[str, InputSpec],
+    task: ClassifierTask | Literal["regression"] | None,
+) -> None:
     folder.mkdir()
     spec = next(iter(inputs.values()))
     is_image, is_mixed = isinstance(spec, ImageSpec), len(inputs) > 1
+    usual: ClassifierTask = "image-classification" if is_image else "text-classification"
     manifest = ModelManifest(
         family="text-ngrams",
-        task="classification"
-        if is_mixed or isinstance(spec, NumberSpec)
-        else ("image-classification" if is_image else "text-classification"),
+        task=task or ("classification" if is_mixed or isinstance(spec, NumberSpec) else usual),
         labels=labels,
         inputs=inputs,
         is_calibrated=True,

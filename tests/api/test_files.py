@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from purvey.contracts.limits import LIMITS
 from purvey.server import uploads
+from purvey.server.openai import files
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal
@@ -225,7 +226,7 @@ def test_a_file_above_the_limit_is_refused_before_it_is_stored(
     import dataclasses
 
     small = dataclasses.replace(LIMITS, upload_bytes=1_000)
-    monkeypatch.setattr(uploads, "LIMITS", small)
+    monkeypatch.setattr(files, "LIMITS", small)
     monkeypatch.setattr(uploads, "FIELDS_BYTES", 1_000)
     answer = http.post("/v1/files", files={"file": b"x" * 3_000}, data=DATA)
     refused(answer, 413, "request_too_large")

@@ -271,7 +271,23 @@ def test_a_multiplier_of_a_rate_that_is_none_is_refused_by_field(
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "dpo": ({"method": {"type": "dpo"}}, "unsupported_value", "method.type"),
+    "dpo beside supervised": (
+        {"method": {"type": "supervised", "dpo": {}}}, "invalid_value", "method.dpo"
+    ),
+    "supervised beside dpo": (
+        {"method": {"type": "dpo", "supervised": {}}}, "invalid_value", "method.supervised"
+    ),
+    "beta of 0": (
+        {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}},
+        "invalid_value",
+        "method.dpo.hyperparameters.beta",
+    ),
+    "an objective against the method": (
+        {"method": {"type": "dpo"}, "recipe": {"train": {"objective": "likelihood"}}},
+        "invalid_value",
+        "recipe.train.objective",
+    ),
+    "a beta of nothing": ({"recipe": {"dpo": {"beta": 0.5}}}, "invalid_value", "recipe.dpo"),
     "reinforcement": ({"method": {"type": "reinforcement"}}, "unsupported_value", "method.type"),
     "integrations": ({"integrations": [{"type": "wandb"}]}, "unsupported_value", "integrations"),
     "no rows": (
@@ -390,3 +406,71 @@ def test_a_jobs_seconds_and_tokens_are_in_the_ledger(
     after = usage_by_kind()["training"]
     assert after["requests"] - before["requests"] == 1
     assert after["input_tokens"] - before["input_tokens"] == 120
+
+
+PAIR: dict[str, Any] = {
+    "input": {"messages": [{"role": "user", "content": "q"}]},
+    "preferred_output": [{"role": "assistant", "content": "a"}],
+    "non_preferred_output": [{"role": "assistant", "content": "b"}],
+}
+
+
+@pytest.fixture
+def pairs_file(sdk: OpenAI) -> str:
+    content = "\n".join([json.dumps(PAIR)] * 12).encode()
+    return sdk.files.create(file=("pairs.jsonl", content), purpose="fine-tune").id
+
+
+def test_preference_tuning_is_asked_for_by_the_method(
+    http: httpx2.Client, sdk: OpenAI, echo: str, pairs_file: str
+) -> None:
+    chosen: Any = {"beta": 0.3, "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+    auto = sdk.fine_tuning.jobs.create(model=echo, training_file=pairs_file, method={"type": "dpo"})
+    made = sdk.fine_tuning.jobs.create(
+        model=echo,
+        training_file=pairs_file,
+        validation_file=pairs_file,
+        method={"type": "dpo", "dpo": {"hyperparameters": chosen}},
+    )
+    job = wait_for(sdk, made.id, "succeeded")
+    FineTuningJob.model_validate(job.to_dict())
+    assert job.method is not None
+    assert (job.method.type, job.method.supervised) == ("dpo", None)
+    assert job.method.dpo is not None
+    told = job.method.dpo.hyperparameters
+    assert told is not None
+    assert (told.beta, told.n_epochs, told.batch_size) == (0.3, 2, 4)
+    usual = http.get(f"/v1/fine_tuning/jobs/{auto.id}").json()["recipe"]
+    recipe = http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["recipe"]
+    assert (recipe["train"]["objective"], recipe["train"]["method"]) == ("dpo", "lora")
+    assert (usual["dpo"]["beta"], recipe["dpo"]["beta"]) == (0.1, 0.3)
+    rate = usual["optimizer"]["learning_rate"]
+    assert recipe["optimizer"]["learning_rate"] == pytest.approx(rate / 2)
+
+
+def test_the_recipe_too_may_ask_for_preference_tuning(
+    sdk: OpenAI, echo: str, pairs_file: str
+) -> None:
+    recipe = {"train": {"objective": "dpo"}, "dpo": {"beta": 0.2}}
+    job = sdk.fine_tuning.jobs.create(
+        model=echo, training_file=pairs_file, extra_body={"recipe": recipe}
+    )
+    assert job.method is not None
+    assert job.method.type == "dpo"
+
+
+def test_each_method_has_rows_of_its_own(
+    sdk: OpenAI, echo: str, training_file: str, pairs_file: str
+) -> None:
+    with pytest.raises(BadRequestError, match=r"line 1: a preference, .* \"dpo\"") as raised:
+        sdk.fine_tuning.jobs.create(model=echo, training_file=pairs_file)
+    assert raised.value.param == "training_file"
+    for file in (training_file, pairs_file):
+        with pytest.raises(BadRequestError, match=r'line 1: .*"preferred_output"') as raised:
+            sdk.fine_tuning.jobs.create(
+                model=echo,
+                training_file=file,
+                validation_file=training_file,
+                method={"type": "dpo"},
+            )
+    assert raised.value.param == "validation_file"

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 HEADER, REPLAYED = "Idempotency-Key", "idempotent-replayed"
 CREATING = {
     "/v1/files", "/v1/fine_tuning/jobs", "/v1/training/jobs", "/v1/datasets", "/v1/explanations",
-    "/v1/keys", "/v1/models", "/v1/deployments",
+    "/v1/keys", "/v1/models", "/v1/deployments", "/v1/training/sweeps",
 }  # fmt: skip
 ROWS = b"text,label\nhi,ham\n"
 PATIENCE_S = 20.0
@@ -70,9 +70,15 @@ def bodies(
     made: str = http.post("/v1/datasets", json={"file_ids": [table]}).json()["id"]
     _until(lambda: http.get(f"/v1/datasets/{made}").json()["status"] == "ready")
     source = str(api.data_dir.parent / "models" / echo)
+    recipe = {"task": "text-classification", "dataset": made}
     return {
         "/v1/fine_tuning/jobs": {"model": echo, "training_file": training_file},
-        "/v1/training/jobs": {"recipe": {"task": "text-classification", "dataset": made}},
+        "/v1/training/jobs": {"recipe": recipe},
+        "/v1/training/sweeps": {
+            "recipe": recipe,
+            "space": {"seed": {"values": [1, 2]}},
+            "max_trials": 2,
+        },
         "/v1/datasets": {"file_ids": [table], "name": "rows"},
         "/v1/explanations": {"model": spam, "input": {"text": "win the spam prize"}},
         "/v1/models": {"id": "again", "source": source},

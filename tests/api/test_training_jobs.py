@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 import pytest
 from openai import OpenAI
 
-from purvey.contracts.jobs import CheckpointSaved, JobFailed
+from purvey.contracts.data import DATASET_MANIFEST_NAME, Column, DatasetManifest
+from purvey.contracts.jobs import CheckpointSaved, DatasetBuilt, JobFailed
 from purvey.testing import scripted_jobs
 from purvey.testing.scripted_jobs import Conversation
 
@@ -225,7 +227,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an absurd batch": ({"train": {"batch_size": 10**9}}, "recipe.train.batch_size"),
     "no dataset": ({"dataset": None}, "recipe.dataset"),
     "images from texts": ({"task": "image-classification", "model": NET}, "recipe.dataset"),
-    "nothing to train": ({"task": "classification"}, "recipe.model"),
+    "nothing to train": (
+        {"task": "image-classification", "model": {"architecture": None}},
+        "recipe.model",
+    ),
     "a name that is a path": ({"name": "../x"}, "recipe.name"),
 }  # fmt: skip
 
@@ -308,3 +313,44 @@ def test_a_hyperparameter_that_no_process_can_hold_is_refused(
             answer = http.post(path, json={"recipe": given})
             refused(answer, 400, "invalid_value", "recipe")
     assert http.get(URL).status_code == 200
+
+
+async def _delivers_preferences(worker: Conversation) -> int:
+    manifest = DatasetManifest(
+        columns=(Column(name="preference", kind="preference"),),
+        rows={"train": 8, "validation": 1, "test": 1},
+        digest="0" * 64,
+    )
+    worker.write(DATASET_MANIFEST_NAME, msgspec.json.encode(manifest))
+    worker.say(DatasetBuilt(manifest=manifest))
+    return 0
+
+
+def test_preferences_are_for_the_objective_that_learns_from_them(
+    api: "RunningServer",
+    http: httpx2.Client,
+    sdk: OpenAI,
+    dataset: str,
+    echo: str,
+    until: "Until",
+    refused: "Refusal",
+) -> None:
+    assert api.jobs is not None
+    api.jobs.then(_delivers_preferences)
+    file = sdk.files.create(file=("pairs.jsonl", b"{}\n"), purpose="user_data")
+    pairs = http.post("/v1/datasets", json={"file_ids": [file.id]}).json()["id"]
+    until(f"/v1/datasets/{pairs}", "ready")
+
+    def asked(dataset: str, objective: str) -> httpx2.Response:
+        recipe = {
+            "task": "text-generation",
+            "dataset": dataset,
+            "model": {"base": echo},
+            "train": {"objective": objective},
+        }
+        return http.post(URL, json={"recipe": recipe})
+
+    refused(asked(dataset, "dpo"), 400, "invalid_value", "recipe.dataset")
+    said = refused(asked(pairs, "likelihood"), 400, "invalid_value", "recipe.dataset")
+    assert "train.objective 'dpo'" in said
+    assert asked(pairs, "dpo").status_code == 200

@@ -44,6 +44,7 @@ SOCKETS = {
     "network/connections.py": {"create_connection"},  # to the upstreams of the settings alone
     "network/resolving.py": {"getaddrinfo"},  # of allowed hosts
     "testing/https_double.py": set(),  # listens, for tests
+    "worker/ranks/launch.py": set(),  # a pair, to each other rank
 }
 """Every module that knows of sockets, with what it may call of the ways out."""
 

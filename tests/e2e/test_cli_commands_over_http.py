@@ -195,3 +195,16 @@ def test_doctor_finds_the_server(purvey: Run) -> None:
 )
 def test_what_is_not_there_is_one_line(purvey: Run, words: list[str], status: int) -> None:
     assert purvey(*words, status=status).count("\n") == 1
+
+
+def test_a_sweep_shows_its_trials_and_serves_the_best(purvey: Run) -> None:
+    words = ("sweep", "mail.csv", "--name", "best", "--space", "seed=1,2,3", "--trials", "3")
+    told = purvey(*words)
+    assert told.splitlines()[0].split() == ["TRIAL", "STATE", "MACRO_F1", "seed", "COMPUTE"]
+    assert told.count("complete") == 3
+    assert "best" in told
+    made = purvey(*words[:3], "other", *words[4:], "--detach", as_json=True)
+    assert (made["max_trials"], made["trials"]) == (3, [])
+    shown = purvey("jobs", "events", made["id"], "--follow")
+    assert "Trial 2 is complete: macro_f1 1." in shown
+    assert "space.train.epoch" in purvey(*words[:4], "--space", "train.epoch=1,2", status=2)

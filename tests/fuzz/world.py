@@ -21,6 +21,7 @@ from purvey.testing.model_folder import (
     safetensors_bytes,
     write_plausible_adapter,
     write_plausible_folder,
+    write_plausible_recogniser,
 )
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import Conversation, succeed, until_stopped
@@ -160,6 +161,11 @@ class World:
         write_plausible_folder(folder, config)
         return self._made("/v1/models", {"id": name, "source": str(folder)})
 
+    def _recogniser(self) -> str:
+        folder = self._server.data_dir.parent / "models" / "recogniser"
+        write_plausible_recogniser(folder)
+        return self._made("/v1/models", {"id": "recogniser", "source": str(folder)})
+
     def _model(self, name: str, labels: tuple[str, ...] = (), *, is_image: bool = False) -> str:
         folder = self._server.data_dir.parent / "models" / name
         if labels:
@@ -180,7 +186,7 @@ class World:
 
     def _job(self, path: str, *, is_steered: bool) -> str:
         """Return a job that has ended or, to be steered, one that runs until it is stopped."""
-        resource = "/v1/fine_tuning/jobs" if "fine_tuning" in path else "/v1/training/jobs"
+        resource = path.partition("/{job_id}")[0]
         if is_steered:
             return self._steered(resource, is_paused=path.endswith("/resume"))
         if resource not in self._ids:
@@ -271,6 +277,12 @@ def _embedded(world: World) -> list[Json]:
     return [plain, plain | {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 2}]
 
 
+def _transcribed(world: World) -> list[Json]:
+    plain = {"model": world._id("recogniser"), "file": b"what they say"}
+    timed = {"response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]}
+    return [plain, plain | {"stream": "true", "language": "en"}, plain | timed]
+
+
 def _reranked(world: World) -> list[Json]:
     plain = {"model": world._id("ranker"), "query": "cats", "documents": ["cats eat", "dogs"]}
     return [plain, plain | {"model": world._id("minilm"), "top_n": 1, "return_documents": False}]
@@ -314,6 +326,7 @@ _MAKERS: dict[str, Callable[[World], str]] = {
     "minilm": lambda world: world._plain_model("minilm", BERT),
     "ranker": lambda world: world._plain_model("ranker", CROSS_ENCODER),
     "digits": lambda world: world._model("digits", ("0", "1"), is_image=True),
+    "recogniser": World._recogniser,
     "spare": lambda world: world._model(world._fresh("spare")),
     "table": lambda world: world._uploaded("rows.csv", _table(), "user_data"),
     "chats": lambda world: world._uploaded("rows.jsonl", _chat_file(), "fine-tune"),
@@ -331,6 +344,7 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/chat/completions": _chatted,
     "/v1/completions": _completed,
     "/v1/embeddings": _embedded,
+    "/v1/audio/transcriptions": _transcribed,
     "/v1/rerank": _reranked,
     "/v1/score": _scored,
     "/v1/classify": _classified,
@@ -348,6 +362,17 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
     ],
     "/v1/datasets": lambda world: [{"file_ids": [world._id("table")], "name": "rows"}],
     "/v1/training/jobs": lambda world: [{"recipe": _recipe(world), "metadata": {"who": "me"}}],
+    "/v1/training/sweeps": lambda world: [
+        {
+            "recipe": _recipe(world),
+            "space": {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}},
+            "metric": "macro_f1",
+            "direction": "maximize",
+            "max_trials": 2,
+            "max_minutes": 5.0,
+        },
+        {"recipe": _recipe(world), "space": {"seed": {"values": [1, 2]}}, "max_trials": 1},
+    ],
     "/v1/recipes/validate": lambda world: [{"recipe": _recipe(world)}],
     "/v1/deployments": _deployed,
     "/v1/deployments/{deployment}": _redeployed,

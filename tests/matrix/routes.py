@@ -3,6 +3,7 @@
 import re
 from typing import get_type_hints
 
+from purvey.contracts.limits import LIMITS
 from purvey.server.application import RESOURCES
 from purvey.server.routing import PolicyRoute
 
@@ -28,4 +29,8 @@ JSON_ROUTES = [
 ]
 TEMPLATES = {path_of(route): re.sub(r":\w+\}", "}", route.path) for route in ROUTES}
 """What the document calls each path."""
-UPLOAD_ROUTES = [("POST", "/v1/files")]
+UPLOAD_ROUTES = [
+    ("POST", "/v1/files", LIMITS.upload_bytes),
+    ("POST", "/v1/audio/transcriptions", LIMITS.audio_bytes),
+]
+"""With the bytes that their file may have."""

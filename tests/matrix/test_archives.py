@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from purvey.contracts.limits import LIMITS
-from purvey.data.reading.image_folders import read_image_folders
+from purvey.data.reading.media_zip import read_media_zip
 from purvey.errors import InvalidFileError, UnsafeArchiveError
 from tests.matrix.hostile_zips import UNSAFE, Packed, many, nested, packed, picture
 
@@ -36,7 +36,7 @@ def test_an_unsafe_archive_is_refused_by_entry(stored: Callable[[bytes], Path], 
     path = stored(data)
     tracemalloc.start()
     with pytest.raises(UnsafeArchiveError, match=said):
-        read_image_folders(path, source="a.zip")
+        read_media_zip(path, source="a.zip")
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 2**20
@@ -46,7 +46,7 @@ def test_an_unsafe_archive_is_refused_by_entry(stored: Callable[[bytes], Path], 
 @pytest.mark.row("FIL-11")
 def test_a_zip_of_zips_is_not_unfolded(stored: Callable[[bytes], Path]) -> None:
     with pytest.raises(InvalidFileError, match="is not an image"):
-        read_image_folders(stored(nested()), source="42.zip")
+        read_media_zip(stored(nested()), source="42.zip")
 
 
 def _count_limit_is(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -62,13 +62,13 @@ def test_entries_are_counted_before_they_are_held(
 ) -> None:
     pictures = [Packed(name=b"c/%d.png" % i, data=picture(i)) for i in range(4)]
     _count_limit_is(monkeypatch, 4)
-    assert read_image_folders(stored(packed(*pictures)), source="a.zip").num_rows == 4
+    assert read_media_zip(stored(packed(*pictures)), source="a.zip").num_rows == 4
     for limit in (3, 1):
         _count_limit_is(monkeypatch, limit)
         with pytest.raises(UnsafeArchiveError, match=f"more than {limit} entries"):
-            read_image_folders(stored(packed(*pictures)), source="a.zip")
+            read_media_zip(stored(packed(*pictures)), source="a.zip")
     with pytest.raises(UnsafeArchiveError, match="more than 1 entries"):
-        read_image_folders(stored(packed(*pictures, announced=1)), source="a.zip")
+        read_media_zip(stored(packed(*pictures, announced=1)), source="a.zip")
 
 
 @pytest.mark.row("FIL-11")
@@ -79,7 +79,7 @@ def test_a_million_entries_are_refused_without_being_listed(
     path = stored(many(10**6))
     tracemalloc.start()
     with pytest.raises(UnsafeArchiveError, match=f"more than {LIMITS.archive_entries} entries"):
-        read_image_folders(path, source="a.zip")
+        read_media_zip(path, source="a.zip")
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 2**20
@@ -107,7 +107,7 @@ def test_what_ordinary_packers_write_is_read(stored: Callable[[bytes], Path]) ->
         with archive.open("cats/2.png", "w", force_zip64=True) as entry:
             entry.write(picture(2))
         archive.comment = b"PK\x05\x06 in a comment"[4:]
-    table = read_image_folders(stored(bytes(pipe.data)), source="a.zip")
+    table = read_media_zip(stored(bytes(pipe.data)), source="a.zip")
     assert table.columns["image"] == [picture(1), picture(2)]
     assert list(table.lines) == [2, 3]
 
@@ -127,7 +127,7 @@ def test_a_damaged_archive_is_read_as_it_was_or_refused(
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         cut = chance.choice((len(damaged), len(damaged), chance.randrange(len(damaged))))
         try:
-            table = read_image_folders(stored(bytes(damaged[:cut])), source="a.zip")
+            table = read_media_zip(stored(bytes(damaged[:cut])), source="a.zip")
         except (UnsafeArchiveError, InvalidFileError):
             continue
         assert set(map(bytes, table.columns["image"])) <= set(expected), seed  # type: ignore[arg-type]

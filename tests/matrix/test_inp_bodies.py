@@ -27,8 +27,8 @@ MIB = b" " * 2**20
 ROUTES = [
     *((method, path, "application/json", CAP) for method, path in JSON_ROUTES),
     *(
-        (method, path, FORM, LIMITS.upload_bytes + uploads.FIELDS_BYTES)
-        for method, path in UPLOAD_ROUTES
+        (method, path, FORM, num_bytes + uploads.FIELDS_BYTES)
+        for method, path, num_bytes in UPLOAD_ROUTES
     ),
 ]
 LENGTHS = {
@@ -121,14 +121,14 @@ def test_an_endless_body_is_cut_off_at_its_cap(served: Served, method: str, path
 
 @pytest.mark.row("INP-01")
 @pytest.mark.faults
-@pytest.mark.parametrize(("method", "path"), UPLOAD_ROUTES)
+@pytest.mark.parametrize(("method", "path", "num_bytes"), UPLOAD_ROUTES)
 def test_an_endless_upload_is_cut_off_at_its_cap(
-    served: Served, tmp_path: Path, method: str, path: str
+    served: Served, tmp_path: Path, method: str, path: str, num_bytes: int
 ) -> None:
     opening = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
     with peak_growth(served.process.pid) as growth, connected(served.base_url) as wire:
         wire.send(head(method, path, CHUNKED, key=FIRST_KEY, kind=FORM), chunk(opening))
-        assert not wire.send_all(itertools.islice(_endless(), LIMITS.upload_bytes // 2**20 + 200))
+        assert not wire.send_all(itertools.islice(_endless(), num_bytes // 2**20 + 200))
         assert wire.answer().error["code"] == "request_too_large"
         assert growth() < 2 * SLACK, "an upload goes to the disk"
     assert list((served.data_dir / "blobs").iterdir()) == []

@@ -100,9 +100,11 @@ MORE: dict[str, list[Json]] = {
     "/v1/fine_tuning/jobs": [
         TUNED | METADATA,
         {"method": {"type": "supervised", "supervised": TUNED}},
+        {"method": {"type": "dpo", "dpo": TUNED}},
     ],
     "/v1/datasets": [{"columns": {"text": "text"}, "splits": {"test": 0.2}}],
     "/v1/training/jobs": [METADATA],
+    "/v1/training/sweeps": [METADATA],
 }
 """What is laid over the first accepted body of a path, so that every field has a parent."""
 NAMING = {
@@ -115,6 +117,7 @@ NAMING = {
     ("structured_outputs", "regex"), ("structured_outputs", "choice"),
     ("splits", "validation"), ("splits", "test"), ("dimensions",), ("truncate_prompt_tokens",),
     ("input", 0), ("input", 0, 0), ("tools",), ("tools", 0, "function", "name"),
+    ("max_trials",), ("parallel",),
     ("tool_choice",), ("tool_choice", "function", "name"), ("messages", 0, "tool_calls"),
     ("messages", 0, "tool_call_id"), ("messages", 0, "tool_calls", 0, "function", "arguments"),
 }  # fmt: skip

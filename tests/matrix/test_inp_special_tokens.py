@@ -16,7 +16,7 @@ from purvey.contracts.engine import ChatMessage
 from purvey.models.chat import ChatTemplate
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.tokenizer import Tokenizer
-from purvey.worker.training.texts import Encoder
+from purvey.worker.training.encoding import Encoder
 from tests.matrix.served import Served, serving
 
 ADDED = (

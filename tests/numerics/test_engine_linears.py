@@ -16,8 +16,9 @@ from purvey.engine.linears.base import LinearFactory, Projection
 from purvey.engine.linears.bf16 import Bf16Linears, WidenedBf16
 from purvey.engine.linears.choice import SMALL_PARAMETERS, choose, linears
 from purvey.engine.linears.float32 import Float32Linears
-from purvey.engine.linears.int4 import GROUP_INPUTS, Int4Linears, PackedInt4
+from purvey.engine.linears.int4 import Int4Linears, PackedInt4
 from purvey.engine.linears.int8 import DynamicInt8, Int8Linears, OneDnnInt8, WidenedInt8
+from purvey.models.linears.int4 import GROUP_INPUTS
 
 FACTORIES: dict[str, type[LinearFactory]] = {
     "fp32": Float32Linears,

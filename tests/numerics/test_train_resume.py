@@ -161,6 +161,7 @@ def language_recipe(optimizer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+MUON = {"name": "muon", "learning_rate": 0.01, "momentum": 0.95, "weight_decay": 0.1}
 ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
 SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -180,6 +181,37 @@ def test_resumed_weights_are_bit_equal(
     recipe, dataset = recipe_of(optimizer), jobs.dataset("rows.csv", sentences())
     whole = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
     resumed = jobs.interrupted(recipe, dataset, stops=[1, 0, 4, 7])
+    assert sha256(resumed) == sha256(whole)
+
+
+EVERYTHING = {
+    "muon, linear": {"optimizer": MUON, "schedule": {"name": "linear", "final_fraction": 0.0}},
+    "portions, bf16": {"train": {"micro_batch_size": 3, "precision": "bf16"}},
+    "mean, wsd": {"train": {"ema_decay": 0.9}, "schedule": {"name": "wsd"}},
+    "frozen, smoothed": {"train": {"freeze": ["*norm*"], "label_smoothing": 0.1}},
+}
+
+
+@pytest.mark.row("CRA-23")
+@pytest.mark.parametrize("more", EVERYTHING.values(), ids=EVERYTHING)
+@pytest.mark.parametrize("recipe_of", [classifier_recipe, language_recipe])
+def test_a_resumed_run_is_bit_equal_whatever_the_loop_does(
+    jobs: Jobs,
+    recipe_of: Callable[[dict[str, Any]], dict[str, Any]],
+    more: dict[str, dict[str, Any]],
+) -> None:
+    plain, dataset = recipe_of(ADAMW), jobs.dataset("rows.csv", sentences())
+    used = {name: values for name, values in more.items() if name != "train"}
+    recipe = plain | used | {"train": plain["train"] | more.get("train", {})}
+    if recipe_of is classifier_recipe:
+        recipe["model"] = {"architecture": "net.py:Deep"}
+        recipe["train"]["class_weights"] = "balanced"
+    else:
+        recipe["train"]["recompute_activations"] = True
+    root = jobs.folder()
+    (root / "net.py").write_text(DEEP)
+    whole = jobs.run(recipe, dataset, link=Link(), work=jobs.folder(), module_root=root)
+    resumed = jobs.interrupted(recipe, dataset, stops=[1, 0, 4], module_root=root)
     assert sha256(resumed) == sha256(whole)
 
 
@@ -278,6 +310,24 @@ class Net(nn.Module):
 
     def forward(self, text_BT):
         return self.head(self.table(text_BT).mean(1))
+"""
+
+
+DEEP = """
+from torch import nn
+import purvey.module as pm
+
+@pm.model(task="text-classification", input=pm.Text(max_bytes=16))
+class Deep(nn.Module):
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.table, self.hidden = nn.Embedding(257, 4), nn.Linear(4, 6)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(6, num_classes)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, text_BT):
+        x = self.norm(self.table(text_BT).mean(1))
+        return self.head(self.drop(self.hidden(x).relu()))
 """
 
 

@@ -38,6 +38,20 @@ def test_a_base_is_tuned_by_lora_unless_asked_in_full() -> None:
     assert with_recipe_defaults(asked)["optimizer"] == full["optimizer"] != lora["optimizer"]
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_preference_is_learned_in_smaller_steps(method: str) -> None:
+    asked: dict[str, Any] = {
+        "task": "text-generation",
+        "model": {"base": "x"},
+        "train": {"method": method},
+    }
+    usual = parse_recipe(with_recipe_defaults(asked))
+    asked["train"]["objective"] = "dpo"
+    tuned = parse_recipe(with_recipe_defaults(asked))
+    assert tuned.optimizer.learning_rate < usual.optimizer.learning_rate
+    assert tuned.train.batch_size == usual.train.batch_size
+
+
 def test_only_new_weights_are_drawn_by_a_scheme() -> None:
     new = with_recipe_defaults({"task": "image-classification"})
     tuned = with_recipe_defaults({"task": "image-classification", "model": {"base": "x"}})
@@ -66,6 +80,18 @@ def test_another_optimizer_brings_its_own_rate() -> None:
     values = with_recipe_defaults({"task": "image-classification", "optimizer": {"name": "adamw"}})
     recipe = parse_recipe(values)
     assert recipe.optimizer.learning_rate == 1e-3
+
+
+def test_an_architecture_may_want_other_sections_than_its_task() -> None:
+    values: dict[str, Any] = {"task": "image-classification", "model": {"architecture": "vit"}}
+    recipe = parse_recipe(with_recipe_defaults(values))
+    assert (recipe.optimizer.name, recipe.init.scheme) == ("adamw", "default")
+    asked = values | {"optimizer": {"name": "sgd"}, "train": {"epochs": 2}}
+    recipe = parse_recipe(with_recipe_defaults(asked))
+    assert (recipe.optimizer.name, recipe.optimizer.learning_rate) == ("sgd", 0.02)
+    assert recipe.train.epochs == 2
+    with pytest.raises(InvalidValueError, match=r"recipe\.model\.architecture"):
+        parse_recipe(with_recipe_defaults(values | {"model": {"architecture": ["vit"]}}))
 
 
 def test_hyperparameters_are_taken_whole() -> None:

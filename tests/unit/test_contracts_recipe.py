@@ -80,6 +80,40 @@ def test_everything_unsaid_is_resolved_and_digested() -> None:
             "recipe.model.hyperparameters",
             "4096 x 65536, and 4 layers of 51543932928",
         ),
+        (
+            {"task": "text-generation", "train": {"objective": "dpo"}},
+            "recipe.train.objective",
+            "set model.base",
+        ),
+        (
+            {"task": "text-classification", "train": {"objective": "dpo"}},
+            "recipe.train.objective",
+            "no effect on text-classification",
+        ),
+        (
+            {"task": "text-classification", "train": {"packing": False}},
+            "recipe.train.packing",
+            "no effect on text-classification",
+        ),
+        (
+            {"task": "text-generation", "model": {"base": "a"}, "dpo": {"beta": 0.2}},
+            "recipe.dpo",
+            "without train.objective 'dpo'",
+        ),
+        (
+            {"task": "text-generation", "model": {"base": "a"}, "lora": {"rank": 4}},
+            "recipe.lora",
+            "without train.method 'lora'",
+        ),
+        (
+            {
+                "task": "text-generation",
+                "model": {"base": "a"},
+                "train": {"objective": "dpo", "label_smoothing": 0.1},
+            },
+            "recipe.train.label_smoothing",
+            "no effect on train.objective",
+        ),
         ({}, "recipe.task", "required"),
     ],
 )

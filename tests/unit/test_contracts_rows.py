@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.rows import check_chat_rows
+from purvey.contracts.rows import check_chat_rows, check_preference_rows
 from purvey.errors import InvalidFileError
 
 USER: dict[str, Any] = {"role": "user", "content": "q"}
@@ -74,3 +74,46 @@ def test_a_row_is_read_no_further_than_the_first_bad_one() -> None:
 
     with pytest.raises(InvalidFileError, match="line 1"):
         check_chat_rows(lines())
+
+
+def preference(**changes: object) -> bytes:
+    whole: dict[str, object] = {
+        "input": {"messages": [USER], "tools": []},
+        "preferred_output": [ANSWER],
+        "non_preferred_output": [ANSWER | {"content": "b"}],
+    }
+    return json.dumps(whole | changes).encode() + b"\n"
+
+
+def test_preferences_are_counted_like_conversations() -> None:
+    assert check_preference_rows([preference(), b"\n", *[preference(note=1)] * 10]) == 11
+    with pytest.raises(InvalidFileError, match="9 rows; at least 10"):
+        check_preference_rows([preference()] * 9)
+
+
+BAD_PREFERENCES: dict[str, tuple[bytes, str]] = {
+    "a conversation": (GOOD, '"input", "preferred_output" and "non_preferred_output"'),
+    "a prompt of text": (preference(input="q"), '"input"'),
+    "a prompt without turns": (preference(input={"messages": []}), r"input\.messages"),
+    "no list of turns": (preference(input={}), '"messages"'),
+    "a turn that is no object": (preference(input={"messages": ["x"]}), r"input\.messages\[0\]"),
+    "no answer": (preference(preferred_output=[]), '"preferred_output" must hold exactly one'),
+    "an answer of text": (preference(preferred_output="a"), '"preferred_output"'),
+    "two answers": (preference(non_preferred_output=[ANSWER] * 2), "exactly one"),
+    "a user's answer": (preference(non_preferred_output=[USER]), "an assistant turn"),
+    "an empty answer": (preference(preferred_output=[ANSWER | {"content": ""}]), "an assistant"),
+    "equal answers": (preference(non_preferred_output=[ANSWER]), "nothing to prefer"),
+    "NaN": (preference().replace(b'"tools": []', b'"tools": NaN'), "NaN"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PREFERENCES)
+def test_a_bad_preference_is_refused_by_its_line(name: str) -> None:
+    line, why = BAD_PREFERENCES[name]
+    with pytest.raises(InvalidFileError, match=rf"line 13: .*{why}"):
+        check_preference_rows([*[preference()] * 12, line])
+
+
+def test_a_preference_among_conversations_says_which_method_learns_from_it() -> None:
+    with pytest.raises(InvalidFileError, match=r'line 1: .*method "dpo"'):
+        check_chat_rows([preference()])

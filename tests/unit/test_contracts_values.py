@@ -57,3 +57,10 @@ def test_a_declaration_takes_one_input_or_named_ones_not_both() -> None:
         pm.model(task="classification")
     with pytest.raises(ValueError, match="either input"):
         pm.model(task="classification", input=pm.Number(), inputs={"a": pm.Number()})
+
+
+def test_a_declaration_that_no_input_can_meet_is_refused() -> None:
+    with pytest.raises(ValueError, match="std"):
+        pm.Number(std=0.0)
+    with pytest.raises(ValueError, match="twice"):
+        pm.Category(values=("north", "north"))

@@ -79,7 +79,7 @@ def test_class_folders(tmp_path: Path) -> None:
     manifest, folder = build(tmp_path, stored(tmp_path, "digits.zip", packed.getvalue()))
     assert manifest.labels == ("2", "10")
     assert manifest.profile["columns"]["image"]["sizes"] == [{"width": 5, "height": 7, "count": 20}]
-    image = load_splits(folder, manifest)["train"].images("image")[0]
+    image = load_splits(folder, manifest)["train"].media("image")[0]
     assert Image.open(io.BytesIO(image)).size == (5, 7)
     preview = json.loads((folder / "preview.json").read_text(encoding="utf-8"))
     assert preview["train"][0]["image"].startswith("data:image/png;base64,")

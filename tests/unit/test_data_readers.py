@@ -14,8 +14,8 @@ from purvey.contracts import limits
 from purvey.contracts.jobs import InputFile
 from purvey.data.reading.chat_file import read_chat_file
 from purvey.data.reading.delimited import read_delimited
-from purvey.data.reading.image_folders import read_image_folders
 from purvey.data.reading.jsonl import read_jsonl
+from purvey.data.reading.media_zip import read_media_zip
 from purvey.data.reading.parquet import read_parquet
 from purvey.data.reading.plain_text import CHUNK_CHARS, read_text
 from purvey.data.reading.readers import detect_format, read_files
@@ -177,7 +177,7 @@ def test_images_take_the_label_of_their_folder(tmp_path: Path) -> None:
         "__MACOSX/set/cats/1.png": b"junk",
         "set/cats/.DS_Store": b"junk",
     }
-    table = read_image_folders(packed(tmp_path / "a.zip", entries), source="a.zip")
+    table = read_media_zip(packed(tmp_path / "a.zip", entries), source="a.zip")
     assert table.columns["label"] == ["cats", "dogs"]
     assert table.columns["image"] == [png(), png((1, 1, 1))]
 
@@ -187,7 +187,7 @@ def test_an_office_document_is_named_as_such(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")
     with pytest.raises(InvalidFileError, match="save it as CSV"):
-        read_image_folders(path, source="report.docx")
+        read_media_zip(path, source="report.docx")
 
 
 def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_pa
     small = limits.Limits(archive_entries=2)
     monkeypatch.setattr("purvey.data.reading.zip_file.LIMITS", small)
     with pytest.raises(UnsafeArchiveError, match="more than 2 entries"):
-        read_image_folders(path, source="a.zip")
+        read_media_zip(path, source="a.zip")
     monkeypatch.setattr("purvey.data.reading.zip_file.LIMITS", limits.Limits(archive_bytes=100))
     with pytest.raises(UnsafeArchiveError, match="more than 100 bytes"):
-        read_image_folders(path, source="a.zip")
+        read_media_zip(path, source="a.zip")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,7 @@ def test_caps_hold_for_the_whole_archive(monkeypatch: pytest.MonkeyPatch, tmp_pa
     [
         ({"loose.png": png()}, "lies in no class folder"),
         ({"cats/notes.txt": b"x"}, "is not an image"),
+        ({"cats/1.png": png(), "dogs/": b""}, "class folder 'dogs/' is empty"),
         ({}, "holds no rows"),
     ],
 )
@@ -213,14 +214,14 @@ def test_zips_that_are_no_class_folders_are_refused(
     tmp_path: Path, entries: dict[str, bytes], where: str
 ) -> None:
     with pytest.raises(InvalidFileError, match=where):
-        read_image_folders(packed(tmp_path / "a.zip", entries), source="a.zip")
+        read_media_zip(packed(tmp_path / "a.zip", entries), source="a.zip")
 
 
 def test_a_torn_zip_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {"cats/1.png": png()})
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InvalidFileError, match="not a readable zip"):
-        read_image_folders(path, source="a.zip")
+        read_media_zip(path, source="a.zip")
 
 
 @pytest.mark.parametrize(
@@ -229,12 +230,12 @@ def test_a_torn_zip_is_refused(tmp_path: Path) -> None:
         ("a.csv", b"", "csv"),
         ("a.TSV", b"", "tsv"),
         ("a.jsonl", b"", "jsonl"),
-        ("a.zip", b"", "image_folders"),
+        ("a.zip", b"", "zip"),
         ("SMSData", b"ham\thello\nspam\twin\n", "tsv"),
         ("rows.txt", b"ham\thello\nspam\twin\n", "tsv"),
         ("book.txt", b"Call me\nIshmael.\n", "text"),
         ("rows", b'\xef\xbb\xbf{"a": 1}\n', "jsonl"),
-        ("images", b"PK\x03\x04....", "image_folders"),
+        ("images", b"PK\x03\x04....", "zip"),
         ("table", b"PAR1....", "parquet"),
     ],
 )

@@ -13,7 +13,12 @@ from purvey.evaluate.calibration import (
     mean_nll,
 )
 from purvey.evaluate.metrics import Floats, Ints
-from purvey.evaluate.reports import TextLosses, classification_report, language_report
+from purvey.evaluate.reports import (
+    TextLosses,
+    classification_report,
+    language_report,
+    preference_report,
+)
 
 
 def overconfident(factor: float, count: int = 4_000) -> tuple[Floats, Ints]:
@@ -87,3 +92,23 @@ def test_a_language_report_weighs_tokens_not_rows() -> None:
     assert report["loss"]["value"] == pytest.approx(2.5)
     assert (report["loss"]["low"], report["loss"]["high"]) == (1.0, 3.0)
     assert report["perplexity"]["value"] == pytest.approx(math.exp(2.5))
+
+
+def test_nats_per_character_are_reported_where_characters_are_known() -> None:
+    nats, tokens = np.array([10.0, 90.0]), np.array([10.0, 30.0])
+    how = Bootstrap(num_samples=100)
+    with_characters = TextLosses(nats=nats, tokens=tokens, characters=np.array([20.0, 60.0]))
+    report = language_report(with_characters, how)
+    assert report["nats_per_character"]["value"] == pytest.approx(100 / 80)
+    assert report["loss"]["value"] == pytest.approx(100 / 40)
+    assert "nats_per_character" not in language_report(TextLosses(nats=nats, tokens=tokens), how)
+
+
+def test_a_preference_report_has_margin_and_accuracy_with_intervals() -> None:
+    margins = np.array([2.0, 1.0, -1.0, 2.0])
+    losses = np.logaddexp(0, -margins)
+    report = preference_report(margins, losses, Bootstrap(num_samples=100))
+    assert report["reward_margin"]["value"] == pytest.approx(1.0)
+    assert report["reward_accuracy"]["value"] == pytest.approx(0.75)
+    assert report["loss"]["value"] == pytest.approx(losses.mean())
+    assert report["reward_accuracy"]["low"] < 0.75 < report["reward_accuracy"]["high"]

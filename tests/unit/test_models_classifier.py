@@ -73,8 +73,10 @@ def test_a_table_that_no_host_holds_is_refused_before_it_is_built() -> None:
 def test_what_cannot_be_built_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="two labels"):
         build_classifier(task="text-classification", labels=("one",))
-    with pytest.raises(InvalidValueError, match=r"file\.py:Class"):
+    with pytest.raises(InvalidValueError, match="one image and nothing else"):
         build_classifier(task="image-classification", labels=("a", "b"))
+    with pytest.raises(InvalidValueError, match=r"file\.py:Class"):
+        build_classifier(task="image-classification", labels=("a", "b"), architecture="lenet")
     with pytest.raises(InvalidValueError, match="text-ngrams"):
         build_classifier(task="image-classification", labels=("a", "b"), architecture="text-ngrams")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from purvey.contracts.engine import ImageInput, NumberInput, TextInput
-from purvey.contracts.model import ImageSpec, ModelSource, NumberSpec, TextSpec
+from purvey.contracts.model import CategorySpec, ImageSpec, ModelSource, NumberSpec, TextSpec
 from purvey.errors import IntegrityError, InvalidCheckpointError, InvalidValueError, PurveyError
 from purvey.models.classifier import Classifier, build_classifier, save_classifier
 from purvey.models.loading import open_model
@@ -46,11 +46,27 @@ class Undeclared(nn.Module): ...
 
 NotAClass = 3
 
+@pm.model(
+    task="regression",
+    inputs={"place": pm.Category(values=("north", "南")), "size": pm.Number(mean=10.0, std=4.0)},
+)
+class Priced(nn.Module):
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, place_B, size_B):
+        return (place_B + size_B)[:, None] * self.w
+
 @pm.model(task="classification", input=pm.Number())
 class Failing(nn.Module):
     def __init__(self, *, num_classes: int) -> None:
         raise RuntimeError("no such device")
 """
+PRICED: list[dict[str, Any]] = [
+    {"place": TextInput(text="南"), "size": NumberInput(value=18.0)},
+    {"place": TextInput(text="elsewhere"), "size": NumberInput(value=0.0)},
+]
 UNSTORABLE = """
 import torch
 from torch import nn
@@ -110,6 +126,20 @@ def test_inputs_and_hyperparameters_reach_the_module(root: Path) -> None:
     assert age.item() == 1.0
     assert answers(classifier).exp().sum(dim=1).tolist() == pytest.approx([1.0, 1.0])
     assert classifier.num_parameters == 257 * 7 + 8 * 3 + 3
+
+
+def test_a_category_arrives_as_its_place_and_a_number_in_deviations(root: Path) -> None:
+    made = build_classifier(
+        task="regression", labels=(), architecture="mixed.py:Priced", module_roots=[str(root)]
+    )
+    place = CategorySpec(values=("north", "南"))
+    assert made.manifest.inputs == {"place": place, "size": NumberSpec(mean=10.0, std=4.0)}
+    rows = [made.prepare(row) for row in PRICED]
+    assert [(int(place), float(size)) for place, size in rows] == [(2, 2.0), (0, -2.5)]
+    scores = made.with_manifest(score=NumberSpec(mean=100.0, std=2.0)).answers(
+        made.logits(made.collate(rows))
+    )
+    assert scores.tolist() == [[100 + 2 * (2 + 2.0)], [100 + 2 * (0 - 2.5)]]
 
 
 def test_a_saved_module_answers_from_its_own_copy(root: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The header of a safetensors file is checked before anything is read from it."""
 
 import errno
+import hashlib
 import json
 import resource
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from purvey.errors import InvalidCheckpointError
 from purvey.models.folder.safetensors_file import read_header, read_tensors, write_tensors
@@ -35,6 +37,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     again = read_tensors(tmp_path / "x.safetensors")
     assert torch.equal(again["a"], tensors["a"])
     assert torch.equal(again["b"], tensors["b"])
+
+
+def test_the_bytes_are_those_of_the_reference_library(tmp_path: Path) -> None:
+    dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64]
+    dtypes += [torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+    tensors = {f"{place}.é": torch.arange(5).to(dtype) for place, dtype in enumerate(dtypes)}
+    tensors |= {"scalar": torch.tensor(2.5), "none": torch.zeros(0, 3), "b": torch.ones(2, 2)}
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    digest = write_tensors(tensors, ours)
+    save_file(tensors, theirs, metadata={"format": "pt"})
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert digest == hashlib.sha256(theirs.read_bytes()).hexdigest()
 
 
 def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:

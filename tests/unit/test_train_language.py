@@ -1,4 +1,4 @@
-"""Packing, masking, batching: each target counts once, and padding never counts."""
+"""Packing, masking, batching: each target counts once, and neither padding nor a neighbour does."""
 
 import numpy as np
 import pytest
@@ -9,19 +9,13 @@ from torch.nn.functional import cross_entropy
 
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
-from purvey.train.language import (
-    LanguageLearner,
-    TokenRow,
-    collate,
-    pack,
-    row_losses,
-    token_row,
-)
+from purvey.train.language import LanguageLearner, row_losses
+from purvey.train.token_rows import TokenRow, collate, pack, token_row
 
 VOCABULARY = 31
 
 
-def decoder() -> Decoder:
+def decoder(window: int | None = None) -> Decoder:
     torch.manual_seed(0)
     return Decoder(
         DecoderConfig(
@@ -34,6 +28,7 @@ def decoder() -> Decoder:
             head_size=8,
             context_tokens=64,
             initializer_std=0.3,
+            windows=() if window is None else (window, None),
         )
     ).eval()
 
@@ -120,8 +115,11 @@ def test_evaluation_in_many_batches_is_that_in_one(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (37, 4), (64, 4), (200, 7)])
-def test_an_epoch_visits_every_row_once(count: int, batch_size: int) -> None:
-    learner = LanguageLearner(decoder(), rows(count), [], batch_size=batch_size, seed=3)
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_an_epoch_visits_every_row_once(count: int, batch_size: int, is_packed: bool) -> None:
+    learner = LanguageLearner(
+        decoder(), rows(count), [], batch_size=batch_size, seed=3, is_packed=is_packed
+    )
     order = list(learner.order(0))
     assert sorted(order) == list(range(count))
     assert list(learner.order(0)) == order
@@ -129,9 +127,9 @@ def test_an_epoch_visits_every_row_once(count: int, batch_size: int) -> None:
         assert list(learner.order(1)) != order
 
 
-def test_batches_gather_rows_of_like_length() -> None:
+def test_padded_batches_gather_rows_of_like_length() -> None:
     chosen = rows(512, longest=200)
-    learner = LanguageLearner(decoder(), chosen, [], batch_size=8, seed=3)
+    learner = LanguageLearner(decoder(), chosen, [], batch_size=8, seed=3, is_packed=False)
     order = list(learner.order(0))
     lengths = np.array([len(chosen[row].ids) for row in order]).reshape(-1, 8)
     padding = (lengths.max(axis=1, keepdims=True) - lengths).sum() / lengths.sum()
@@ -148,13 +146,55 @@ def test_validation_scores_minus_the_loss() -> None:
     assert LanguageLearner(model, chosen, [], batch_size=4, seed=0).validate() is None
 
 
-def test_collating_pads_on_the_right() -> None:
-    tokens, targets, is_target = collate(
-        [
-            token_row([5, 6], [True, True], max_tokens=9),
-            token_row([7, 8, 9], [False, False, True], max_tokens=9),
-        ]
+def test_nats_per_character_do_not_depend_on_the_tokens() -> None:
+    model, chosen = decoder(), rows(9)
+    learner = LanguageLearner(
+        model, chosen, chosen, batch_size=4, seed=0, validation_characters=200
     )
-    assert tokens.tolist() == [[5, 0], [7, 8]]
-    assert targets.tolist() == [[6, 0], [8, 9]]
-    assert is_target.tolist() == [[True, False], [False, True]]
+    found = learner.validate()
+    assert found is not None
+    num_targets = sum(row.num_targets for row in chosen)
+    expected = found.loss * num_targets / 200
+    assert found.metrics["nats_per_character"] == pytest.approx(expected)
+
+
+def test_collating_packs_or_pads_on_the_right() -> None:
+    pair = [
+        token_row([5, 6], [True, True], max_tokens=9),
+        token_row([7, 8, 9], [False, False, True], max_tokens=9),
+    ]
+    packed = collate(pair)
+    assert packed.lengths == (1, 2)
+    assert packed.tokens_T.tolist() == [5, 7, 8]
+    assert packed.positions_T.tolist() == [0, 0, 1]
+    assert packed.targets_T.tolist() == [6, 8, 9]
+    assert packed.is_target_T.tolist() == [True, False, True]
+    assert packed.owners().tolist() == [0, 1]
+    padded = collate(pair, is_packed=False)
+    assert padded.lengths == (2, 2)
+    assert padded.tokens_T.tolist() == [5, 0, 7, 8]
+    assert padded.positions_T.tolist() == [0, 1, 0, 1]
+    assert padded.is_target_T.tolist() == [True, False, False, True]
+    assert padded.owners().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_packed_rows_do_not_see_one_another(window: int | None) -> None:
+    """Loss and gradient are those of padded rows; another neighbour changes neither by a bit."""
+    chosen, other = rows(6), rows(1, seed=9)
+    found = []
+    for is_packed in (True, False):
+        model = decoder(window)
+        learner = LanguageLearner(model, chosen, [], batch_size=6, seed=0, is_packed=is_packed)
+        batch = learner.loss(range(6))
+        torch.autograd.backward(batch.loss)
+        found.append((batch.loss.detach(), model.embed_tokens.weight.grad, batch.num_tokens))
+    (packed, packed_grad, count), (padded, padded_grad, expected) = found
+    assert count == expected
+    # float32 sums of 16 to 64 terms in another order: errors near 1e-6.
+    torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed_grad, padded_grad, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        alone = row_losses(decoder(window), chosen[:1])[0][0]
+        beside = row_losses(decoder(window), [chosen[0], *other])[0][0]
+    assert beside == pytest.approx(alone, rel=1e-5)

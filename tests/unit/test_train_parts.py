@@ -1,6 +1,7 @@
 """The parts of the loop, one by one: schedule, optimizer, step, patience, meter."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from purvey.errors import DivergedError
 from purvey.testing.clock import FakeClock
 from purvey.train.chance import derived_seed, permutation, seed_torch
 from purvey.train.early_stopping import Best, Validation, advance, is_better, should_stop
-from purvey.train.optim import build_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from purvey.train.optim import build_optimizer
 from purvey.train.progress import Meter
 from purvey.train.schedule import rate_factor
-from purvey.train.step import BatchLoss, update
+from purvey.train.step import BatchLoss, StepTaken, update
 
 
 def test_the_rate_warms_up_then_falls_to_its_end() -> None:
@@ -28,6 +29,26 @@ def test_the_rate_warms_up_then_falls_to_its_end() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.6)  # halfway down, (1 + 0.2) / 2
     assert rates[100] == pytest.approx(0.2)
+
+
+def test_a_line_falls_evenly_to_its_end() -> None:
+    config = ScheduleConfig(name="linear", warmup_fraction=0.1, final_fraction=0.2)
+    rates = [rate_factor(step, total_steps=100, config=config) for step in range(101)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.6)
+    assert {round(a - b, 12) for a, b in pairwise(rates[10:])} == {round(0.8 / 90, 12)}
+    assert rates[100] == pytest.approx(0.2)
+
+
+def test_wsd_stays_at_the_peak_and_falls_at_the_end() -> None:
+    config = ScheduleConfig(
+        name="wsd", warmup_fraction=0.1, decay_fraction=0.25, final_fraction=0.0
+    )
+    rates = [rate_factor(step, total_steps=100, config=config) for step in range(101)]
+    assert {*rates[10:76]} == {1.0}
+    assert rates[75:] == sorted(set(rates[75:]), reverse=True)
+    assert rates[84] == pytest.approx(0.4)  # after 9 of 25 steps: 1 - 3 / 5
+    assert rates[100] == 0.0
 
 
 def test_a_constant_rate_stays() -> None:
@@ -55,17 +76,18 @@ def loss_of(module: nn.Module, factor: float = 1.0) -> BatchLoss:
     return BatchLoss(loss=module(torch.ones(2, 3)).square().sum() * factor, num_rows=2)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_optimizer_state_survives_as_tensors(name: str) -> None:
     config = OptimizerConfig.model_validate({"name": name, "weight_decay": 0.1})
     one, two = network(), network()
     first, second = build_optimizer(one, config), build_optimizer(two, config)
     for step in range(3):
-        update(loss_of(one), list(one.parameters()), first, clip_norm=None, step=step)
+        update([loss_of(one)], list(one.parameters()), first, clip_norm=None, step=step)
+    assert {path.rpartition(".")[0] for path in first.tensors()} == set(one.state_dict())
     two.load_state_dict(one.state_dict())
-    restore_optimizer(second, {k: v.clone() for k, v in optimizer_tensors(first).items()})
+    second.restore({k: v.clone() for k, v in first.tensors().items()})
     for module, optimizer in ((one, first), (two, second)):
-        update(loss_of(module), list(module.parameters()), optimizer, clip_norm=None, step=3)
+        update([loss_of(module)], list(module.parameters()), optimizer, clip_norm=None, step=3)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -75,7 +97,7 @@ def test_decay_falls_on_matrices_only() -> None:
     optimizer = build_optimizer(module, OptimizerConfig(name="sgd", weight_decay=0.5))
     by_decay = {g["weight_decay"]: [p.dim() for p in g["params"]] for g in optimizer.param_groups}
     assert by_decay == {0.5: [2, 2], 0.0: [1, 1]}
-    set_rate(optimizer, 0.125)
+    optimizer.set_rate(0.125)
     assert {group["lr"] for group in optimizer.param_groups} == {0.125}
 
 
@@ -91,7 +113,7 @@ def test_sgd_with_momentum_follows_its_formula() -> None:
         velocity = 0.5 * velocity + 2 * expected  # gradient of w^2
         expected -= 0.1 * velocity
         batch = BatchLoss(loss=weight.square().sum(), num_rows=1)
-        update(batch, [weight], optimizer, clip_norm=None, step=step)
+        update([batch], [weight], optimizer, clip_norm=None, step=step)
         assert weight.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -100,7 +122,7 @@ def test_clipping_bounds_the_gradient_and_nothing_less() -> None:
         module = network()
         optimizer = build_optimizer(module, OptimizerConfig(name="sgd", learning_rate=1e-9))
         parameters = list(module.parameters())
-        update(loss_of(module, factor), parameters, optimizer, clip_norm=1.0, step=0)
+        update([loss_of(module, factor)], parameters, optimizer, clip_norm=1.0, step=0)
         norm = float(
             torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         )
@@ -118,7 +140,7 @@ def test_what_is_not_finite_never_reaches_the_weights(broken: str) -> None:
     loss = output * math.nan if broken == "loss" else (output - output.detach()).sqrt()
     with pytest.raises(DivergedError, match=f"{broken} is.* at step 7") as caught:
         update(
-            BatchLoss(loss=loss, num_rows=2),
+            [loss_of(module), BatchLoss(loss=loss, num_rows=2)],
             list(module.parameters()),
             optimizer,
             clip_norm=1.0,
@@ -190,7 +212,7 @@ def test_the_meter_tells_pace_and_mean_loss() -> None:
     clock = FakeClock()
     meter = Meter(clock, first_step=10, total_steps=30)
     for loss in (4.0, 2.0):
-        meter.add(loss, BatchLoss(loss=torch.tensor(loss), num_rows=8, num_tokens=100))
+        meter.add(StepTaken(loss=loss, weight=100.0, num_rows=8, num_tokens=100))
         clock.advance(0.5)
     assert meter.is_due()
     data = meter.read(12, rate=0.1)

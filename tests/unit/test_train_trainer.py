@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from purvey.errors import DivergedError, IntegrityError
 from purvey.testing.clock import FakeClock
 from purvey.train.checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from purvey.train.early_stopping import Validation
+from purvey.train.saving.writer import CheckpointWriter
 from purvey.train.state import RunState, own_tensors
 from purvey.train.step import BatchLoss
 from purvey.train.trainer import Trainer
@@ -177,13 +178,80 @@ def test_a_first_evaluation_that_is_no_number_is_forgotten(tmp_path: Path) -> No
     assert torch.equal(learner.network.weight, learner.weights_at_eval[1])
 
 
-def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
+def test_checkpoints_come_by_the_clock_and_two_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, told = FakeClock(), Told()
     recipe = config(epochs=4, checkpoint_interval_s=2.0)
-    trainer(tmp_path, Line(clock=clock), told, clock=clock, recipe=recipe).run()
+    made = trainer(tmp_path, Line(clock=clock), told, clock=clock, recipe=recipe)
+    monkeypatch.setattr(CheckpointWriter, "is_busy", False)  # the clock of the disk stands still
+    made.run()
     assert [saved.step for saved in told.saved] == [2, 4, 6, 8, 10, 12]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000010", "step-00000012"]
+
+
+def test_a_mean_of_the_weights_is_evaluated_kept_and_saved(tmp_path: Path) -> None:
+    plain, told = Line(), Told(stop_at=5)
+    weights: list[float] = []
+    for stop in range(1, 7):
+        plain = Line()
+        trainer(tmp_path / str(stop), plain, Told(stop_at=stop)).run()
+        weights.append(plain.network.weight.item())
+    initial = Line().network.weight.item()
+    means = [initial]
+    for step, weight in enumerate(weights):
+        decay = min(0.3, (1 + step) / (10 + step))
+        means.append(decay * means[-1] + (1 - decay) * weight)
+    averaged = Line([0.1, 0.2])
+    recipe = config(ema_decay=0.3)
+    trainer(tmp_path / "mean", averaged, told, recipe=recipe).run()
+    saved = read_checkpoint(Path(told.saved[-1].folder), run_digest="run")
+    assert saved.average is not None
+    assert saved.average["weight"].item() == pytest.approx(means[5], abs=1e-6)
+    assert saved.model["weight"].item() == weights[4]  # the weights themselves, bit for bit
+    assert averaged.weights_at_eval[0].item() == pytest.approx(means[3], abs=1e-6)
+    again = Line([0.2])
+    second = trainer(tmp_path / "mean", again, Told(), recipe=recipe)
+    second.resume(Path(told.saved[-1].folder))
+    second.run()
+    assert again.network.weight.item() == pytest.approx(means[6], abs=1e-6)
+    unmeasured = Line()
+    trainer(tmp_path / "unmeasured", unmeasured, Told(), recipe=recipe).run()
+    assert torch.equal(unmeasured.network.weight, again.network.weight)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_only_training_products_are_in_fewer_bits(tmp_path: Path, precision: str) -> None:
+    class Watched(Line):
+        seen: ClassVar[list[str]] = []
+
+        def loss(self, rows: Sequence[int]) -> BatchLoss:
+            self.seen.append(str(self.network(self.x[list(rows)]).dtype))
+            return super().loss(rows)
+
+        def validate(self) -> Validation | None:
+            self.seen.append(str(self.network(self.x).dtype))
+            return super().validate()
+
+    Watched.seen.clear()
+    learner = Watched([0.1])
+    recipe = config(max_steps=2, precision=precision)
+    trainer(tmp_path, learner, Told(), recipe=recipe).run()
+    inside = "torch.bfloat16" if precision == "bf16" else "torch.float32"
+    assert Watched.seen == [inside, inside, "torch.float32"]
+    assert learner.network.weight.dtype == torch.float32
+
+
+def test_a_batch_is_computed_in_portions(tmp_path: Path) -> None:
+    whole, parts, told = Line(), Line(), [Told(), Told()]
+    trainer(tmp_path / "a", whole, told[0]).run()
+    outcome = trainer(tmp_path / "b", parts, told[1], recipe=config(micro_batch_size=3)).run()
+    assert outcome.state.rows_seen == 20
+    assert parts.visited == whole.visited
+    # Sums of four float32 terms of order one, over six steps.
+    torch.testing.assert_close(parts.network.weight, whole.network.weight, rtol=1e-5, atol=1e-6)
+    assert told[1].reports[-1]["train_loss"] == pytest.approx(told[0].reports[-1]["train_loss"])
 
 
 def test_a_checkpoint_is_told_where_the_run_put_it_also_behind_a_link(tmp_path: Path) -> None:

@@ -14,15 +14,25 @@ from sqlalchemy import Connection
 from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.data import DatasetManifest
-from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, JobStatus, ModelTrained
+from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, JobStatus
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.contracts.records import DatasetRecord, JobRecord, UsageRecord
-from purvey.errors import ConflictError, IntegrityError, InternalError, NotFoundError
-from purvey.jobs.hooks import JobHooks, JobInputs
+from purvey.contracts.sweep.messages import SweepFinished
+from purvey.errors import (
+    ConflictError,
+    IntegrityError,
+    InternalError,
+    JobFailedError,
+    NotFoundError,
+)
+from purvey.jobs.hooks import JobHooks, JobInputs, JobResult
+from purvey.jobs.sweeps.ending import sweep_of
+from purvey.jobs.sweeps.standing import best_of, config_of, counts_of, trials_of
 from purvey.registry.models import ModelRegistry
-from purvey.store import datasets, files, ledger, models
+from purvey.store import datasets, files, jobs, ledger, models
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.blobs import Blobs
+from purvey.store.sweeps import trials
 
 UsageStatus = Literal["ok", "error", "cancelled"]
 _LEDGER_STATUS: dict[JobStatus, UsageStatus] = {"succeeded": "ok", "cancelled": "cancelled"}
@@ -64,6 +74,8 @@ class JobEffects:
             NotFoundError: A file, dataset or model is gone.
             ConflictError: The dataset is not ready.
         """
+        if job.kind == "sweep":
+            return JobInputs()  # its trials read
         if job.kind == "dataset":
             file_ids = datasets.of_job(conn, job.id).file_ids
             sources = tuple(self._file(conn, job, "source", file_id) for file_id in file_ids)
@@ -82,10 +94,13 @@ class JobEffects:
         self,
         conn: Connection,
         job: JobRecord,
-        result: DatasetBuilt | ModelTrained,
-        artifact: Artifact,
+        result: JobResult,
+        artifact: Artifact | None,
     ) -> dict[str, Any]:  # columns of the job's row
         """Make what a job produced usable; return what its row says of it."""
+        if isinstance(result, SweepFinished):
+            return self._register_best(conn, job)
+        assert artifact is not None, "only a sweep publishes nothing"  # noqa: S101
         if isinstance(result, DatasetBuilt):
             manifest = msgspec.to_builtins(result.manifest)
             dataset = datasets.of_job(conn, job.id)
@@ -93,17 +108,58 @@ class JobEffects:
                 conn, dataset.id, status="ready", artifact=artifact.digest, manifest=manifest
             )
             return {"result": {"rows": result.manifest.rows, "digest": result.manifest.digest}}
-        base = models.get(conn, job.project_id, job.base_model) if job.base_model else None
-        model = self._registry.register_trained(
-            conn, job, _model_manifest(artifact), artifact, base
-        )
+        name = self._keep(conn, job, artifact)
         failpoints.reach("model.registered")
-        report = {
+        told = {
             "report": result.report,
+            "validation": result.validation,
             "trained_tokens": result.trained_tokens,
             "trained_rows": result.trained_rows,
         }
-        return {"fine_tuned_model": model.name, "result": report}
+        return {"fine_tuned_model": name, "result": told}
+
+    def _keep(self, conn: Connection, job: JobRecord, artifact: Artifact) -> str | None:
+        """Register what a run has made, and return its name; of a trial, only if that is asked."""
+        sweep_id = sweep_of(job)
+        if sweep_id is None:
+            return self._register(conn, job, artifact)
+        trials.hold(conn, job.id, artifact.digest)
+        if config_of(jobs.find(conn, sweep_id)).keep == "best":
+            return None
+        name = f"{job.recipe.get('name') or job.recipe['task']}-trial-{job.request['trial']}"
+        named = msgspec.structs.replace(job, recipe=job.recipe | {"name": name})
+        return self._register(conn, named, artifact)
+
+    def _register(self, conn: Connection, job: JobRecord, artifact: Artifact) -> str:
+        base = models.get(conn, job.project_id, job.base_model) if job.base_model else None
+        manifest = _model_manifest(artifact)
+        return self._registry.register_trained(conn, job, manifest, artifact, base).name
+
+    def _register_best(self, conn: Connection, sweep: JobRecord) -> dict[str, Any]:
+        """Register the model of a sweep's best trial; return what the sweep's row says of it."""
+        views = trials_of(conn, sweep)
+        best = best_of(views, config_of(sweep).direction)
+        if best is None or best.record.artifact is None:
+            raise JobFailedError("no trial of the sweep is complete.")
+        try:
+            folder = self._artifacts.folder(best.record.artifact)
+        except NotFoundError:
+            raise IntegrityError("the model of the best trial is gone.") from None
+        artifact = Artifact(digest=best.record.artifact, folder=folder)
+        name = self._register(conn, best.job, artifact)
+        failpoints.reach("model.registered")
+        told = {
+            "best": {
+                "trial": best.record.number,
+                "job": best.job.id,
+                "value": best.value,
+                "parameters": best.record.parameters,
+            },
+            "trials": counts_of(views),
+            "compute_s": sum(view.job.compute_s for view in views),
+            "report": (best.job.result or {}).get("report"),
+        }
+        return {"fine_tuned_model": name, "result": told}
 
     def ended(self, conn: Connection, job: JobRecord) -> None:
         """Write the job's line of the ledger, and the end of the dataset it should have built."""
@@ -161,7 +217,7 @@ class JobEffects:
             status=_LEDGER_STATUS.get(job.status, "error"),
             input_tokens=result.get("trained_tokens") or 0,
             rows=result.get("trained_rows") or sum(result.get("rows", {}).values()),
-            compute_s=job.compute_s,
+            compute_s=job.compute_s,  # of a sweep none: its trials compute
             created_at=self._clock.now(),
         )
 

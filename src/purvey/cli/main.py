@@ -17,6 +17,7 @@ from purvey.cli.commands.listing import list_objects, remove, show
 from purvey.cli.commands.pulling import pull
 from purvey.cli.commands.residency import ps, stop
 from purvey.cli.commands.serving import serve
+from purvey.cli.commands.sweeping import sweep
 from purvey.cli.commands.training import train
 from purvey.cli.commands.usage import usage
 from purvey.cli.terminal import AsJson, console, print_error
@@ -65,6 +66,7 @@ app.command("run")(run_model)
 app.command("chat", help="The same as `run`.")(run_model)
 app.command()(pull)
 app.command()(train)
+app.command()(sweep)
 app.add_typer(jobs.app, name="jobs")
 app.command("list")(list_objects)
 app.command()(show)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from purvey.client.paging import Waiter, items
 from purvey.client.transport import Json, Transport
-from purvey.client.values import Classification, Explanation, Page
+from purvey.client.values import Classification, Explanation, Page, Transcript
 from purvey.errors import InternalError, UserError, from_code
 
 IMAGE_TYPES = {
@@ -19,12 +19,24 @@ IMAGE_TYPES = {
     ".bmp": "image/bmp",
 }
 
+AUDIO_TYPES = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".mp3": "audio/mpeg",
+}
+
 
 def image_input(path: Path) -> Json:
     """Return an image file as the API's input: `{"image": "data:..."}`."""
-    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-    kind = IMAGE_TYPES.get(path.suffix.lower(), "application/octet-stream")
-    return {"image": f"data:{kind};base64,{encoded}"}
+    return {"image": _data_url(path, IMAGE_TYPES.get(path.suffix.lower(), "image/png"))}
+
+
+def audio_input(path: Path) -> Json:
+    """Return a recording's file as the API's input: `{"audio": "data:..."}`."""
+    return {"audio": _data_url(path, AUDIO_TYPES.get(path.suffix.lower(), "audio/wav"))}
 
 
 class Explanations:
@@ -97,11 +109,31 @@ class Answers:
     def classify(
         self, model: str, inputs: Sequence[object], *, top_k: int | None = None
     ) -> Classification:
-        """Return the classes of each input: text, number, `{"image"}` or a named mixture."""
+        """Return classes or score of each input.
+
+        An input is text, a number, `{"image"}`, `{"audio"}` or a named mixture; `top_k` is for
+        models that have labels.
+        """
         body: Json = {"model": model, "inputs": list(inputs)}
         if top_k is not None:
             body["top_k"] = top_k
         return self._transport.post("/v1/classify", Classification, body=body)
+
+    def transcribe(self, model: str, path: Path) -> str:
+        """Return what a recording says.
+
+        Raises:
+            PurveyError: The model is for something else, or the recording is refused.
+        """
+        with path.open("rb") as content:
+            answer = self._transport.upload(
+                "/v1/audio/transcriptions",
+                Transcript,
+                fields={"model": model},
+                name=path.name,
+                content=content,
+            )
+        return answer.text
 
     def takes_chat(self, model: str) -> bool:
         """Tell whether a model takes conversations, by having one tokenised.
@@ -135,6 +167,11 @@ class Answers:
             if not isinstance(chunk, dict):
                 raise InternalError("the stream holds something that is not a chunk.")
             yield from chunk.get("choices", [])[:1]
+
+
+def _data_url(path: Path, kind: str) -> str:
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:{kind};base64,{encoded}"
 
 
 def _generation(model: str, sampling: dict[str, object]) -> Json:

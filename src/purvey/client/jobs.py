@@ -13,10 +13,12 @@ from purvey.contracts.jobs import TERMINAL
 from purvey.errors import CapacityError, JobFailedError
 
 FINE_TUNING_PREFIX = "ftjob-"
+SWEEP_PREFIX = "sweep_"
+SWEEPS = "/v1/training/sweeps"
 
 
 class TrainingJobs:
-    """Runs. Ids of fine-tuning jobs are understood too, by their prefix."""
+    """Runs. Ids of fine-tuning jobs and of sweeps are understood too, by their prefix."""
 
     def __init__(self, transport: Transport, waiter: Waiter) -> None:
         self._transport, self._waiter = transport, waiter
@@ -118,5 +120,9 @@ def succeeded(job: Job) -> Job:
 
 
 def _path(job_id: str) -> str:
-    root = "/v1/fine_tuning/jobs" if job_id.startswith(FINE_TUNING_PREFIX) else "/v1/training/jobs"
+    root = "/v1/training/jobs"
+    if job_id.startswith(FINE_TUNING_PREFIX):
+        root = "/v1/fine_tuning/jobs"
+    elif job_id.startswith(SWEEP_PREFIX):
+        root = SWEEPS
     return f"{root}/{quote(job_id, safe='')}"

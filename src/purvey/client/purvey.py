@@ -9,6 +9,7 @@ from purvey.client.answers import Answers, Explanations
 from purvey.client.data import Datasets, Files
 from purvey.client.jobs import TrainingJobs
 from purvey.client.paging import Waiter
+from purvey.client.sweeps import Sweeps
 from purvey.client.transport import DEFAULT_BASE_URL, Transport
 
 
@@ -44,6 +45,7 @@ class Purvey:
         self.files = Files(self._transport)
         self.datasets = Datasets(self._transport, waiter)
         self.training_jobs = TrainingJobs(self._transport, waiter)
+        self.sweeps = Sweeps(self._transport, self.training_jobs)
         self.explanations = Explanations(self._transport, waiter)
         self.answers = Answers(self._transport)
         self.models = Models(self._transport)

@@ -86,6 +86,45 @@ class Job(Answer, frozen=True, kw_only=True):
         return self.model if self.status == "succeeded" else None
 
 
+class Trial(Answer, frozen=True, kw_only=True):
+    """A trial of a sweep; `value` is there once it is `complete`."""
+
+    number: int
+    job: str
+    state: str
+    parameters: dict[str, Any]  # JSON values by recipe field
+    value: float | None = None
+    model: str | None = None
+    error: str | None = None
+    compute_s: float = 0.0
+
+
+class BestTrial(Answer, frozen=True, kw_only=True):
+    """The best trial of a sweep so far."""
+
+    trial: int
+    job: str
+    value: float
+    parameters: dict[str, Any]  # JSON values by recipe field
+
+
+class Sweep(Answer, frozen=True, kw_only=True):
+    """A search over a recipe's fields; `trials` is None in a listing."""
+
+    id: str
+    status: JobStatus
+    created_at: float
+    metric: str
+    direction: str
+    max_trials: int
+    trials: list[Trial] | None = None
+    best: BestTrial | None = None
+    model: str | None = None
+    report: dict[str, Any] | None = None  # metric to value, low, high, num_rows
+    error: dict[str, Any] | None = None  # code, message, param
+    compute_s: float = 0.0
+
+
 class Event(Answer, frozen=True, kw_only=True):
     """Something a job told."""
 
@@ -105,16 +144,17 @@ class LabelProbability(Answer, frozen=True, kw_only=True):
 
 
 class Classified(Answer, frozen=True, kw_only=True):
-    """The classes of one input, the most probable first."""
+    """The classes of one input, the most probable first; of a regression the `score` alone."""
 
-    label: str
-    probabilities: list[LabelProbability]
+    label: str | None = None
+    probabilities: list[LabelProbability] = []
+    score: float | None = None
     calibrated: bool = False
     explanation: dict[str, Any] | None = None  # an explanation object
 
 
 class Classification(Answer, frozen=True, kw_only=True):
-    """The classes of all inputs of one request."""
+    """The classes, or the scores, of all inputs of one request."""
 
     model: str
     results: list[Classified]
@@ -209,6 +249,12 @@ class Key(Answer, frozen=True, kw_only=True):
     key: str | None = None
 
 
+class Transcript(Answer, frozen=True, kw_only=True):
+    """What a recording says."""
+
+    text: str
+
+
 class UsageTotal(Answer, frozen=True, kw_only=True):
     """What one model, kind or day took."""
 
@@ -218,6 +264,7 @@ class UsageTotal(Answer, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
+    audio_s: float = 0.0
     rows: int = 0
     compute_s: float = 0.0
 

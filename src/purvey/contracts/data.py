@@ -50,7 +50,9 @@ class DatasetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders"] = "auto"
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders", "audio_folders"
+    ] = "auto"
     """`auto` looks at the file name's ending, then at the first bytes."""
     columns: dict[Annotated[str, Field(min_length=1, max_length=128)], ColumnKind] = {}
     """Column name to kind; empty means inferred, and the manifest says what was inferred."""

@@ -65,6 +65,22 @@ _SEEING: Values = {
     "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
     "train": {"epochs": 20, "batch_size": 32, "early_stopping": {"patience": 5}},
 }
+_BY_ARCHITECTURE: dict[str, Values] = {
+    "vit": {
+        "init": {"scheme": "default"},
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05},
+        "train": {"epochs": 60, "batch_size": 32, "early_stopping": {"patience": 15}},
+    },
+}
+"""Sections in which an architecture differs from the usual one of its task."""
+_DPO_RATE = {"lora": 1e-4, "full": 3e-5}
+"""A preference is learned in smaller steps: every answer is in the base already."""
+_BY_OPTIMIZER: dict[str, Values] = {
+    "sgd": {"learning_rate": 0.02},
+    "adamw": {"learning_rate": 1e-3},
+    "muon": {"learning_rate": 2e-3, "momentum": 0.95},
+}
+"""For a rule that is not the task's own."""
 _BY_TASK: dict[str, Values] = {
     "text-generation": _NEW_LANGUAGE_MODEL,
     "text-classification": _TEXT_CLASSIFIER,
@@ -79,7 +95,11 @@ _BY_TASK: dict[str, Values] = {
 
 
 def recipe_defaults(
-    task: TrainedTask, *, has_base: bool, method: Literal["full", "lora"] = "lora"
+    task: TrainedTask,
+    *,
+    has_base: bool,
+    method: Literal["full", "lora"] = "lora",
+    objective: Literal["likelihood", "dpo"] = "likelihood",
 ) -> Values:
     """Return the defaults for a task, as a fresh copy.
 
@@ -88,11 +108,14 @@ def recipe_defaults(
         has_base: Whether the recipe names `model.base`; then there is no architecture, and
             there are no weights to initialise.
         method: How a language model's base is tuned; ignored elsewhere.
+        objective: What a language model's base learns; ignored elsewhere.
     """
     chosen = _BY_TASK[task]
     if task == "text-generation" and has_base:
         chosen = _LORA if method == "lora" else _FULL
     defaults = copy.deepcopy(chosen)
+    if objective == "dpo" and chosen in (_LORA, _FULL):
+        defaults["optimizer"]["learning_rate"] = _DPO_RATE[method]
     if has_base:
         defaults.pop("model", None)
         defaults.pop("init", None)
@@ -108,13 +131,22 @@ def with_recipe_defaults(values: Mapping[str, Any]) -> Values:
     model, train = _section(values, "model"), _section(values, "train")
     has_base = model.get("base") is not None
     method: Literal["full", "lora"] = "full" if train.get("method") == "full" else "lora"
+    is_dpo = train.get("objective") == "dpo"
     task = values.get("task")
     if not isinstance(task, str) or task not in _BY_TASK:
         return dict(values)
-    defaults = recipe_defaults(cast("TrainedTask", task), has_base=has_base, method=method)
+    defaults = recipe_defaults(
+        cast("TrainedTask", task),
+        has_base=has_base,
+        method=method,
+        objective="dpo" if is_dpo else "likelihood",
+    )
+    architecture = model.get("architecture")
+    if isinstance(architecture, str):
+        defaults |= copy.deepcopy(_BY_ARCHITECTURE.get(architecture, {}))
     optimizer = _section(values, "optimizer").get("name", "")
     if optimizer and optimizer != defaults["optimizer"]["name"]:
-        defaults["optimizer"] = {"learning_rate": 1e-3 if optimizer == "adamw" else 0.02}
+        defaults["optimizer"] = dict(_BY_OPTIMIZER.get(str(optimizer), _BY_OPTIMIZER["sgd"]))
     return merged(defaults, values)
 
 

@@ -17,8 +17,7 @@ from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.model import InputSpec, ModelSource, Task
 from purvey.contracts.sampling import Sampling
-
-# Inputs ----------------------------------------------------------------------------------
+from purvey.contracts.speech.transcription import Transcribe, TranscriptEvent
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +88,6 @@ PlainInput = TextInput | ImageInput | NumberInput | AudioInput
 NamedInputs = dict[str, PlainInput]
 """Input by the name that the model's `inputs` declare; a single one is named `input`."""
 
-# Control plane to engine -----------------------------------------------------------------
-
 
 class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """First frame to an engine process: what to load and what it may use.
@@ -154,7 +151,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
 
 
 class Classify(msgspec.Struct, frozen=True, kw_only=True, tag="classify"):
-    """Class probabilities of one or many inputs. Answered by `Classified`."""
+    """Class probabilities, or scores, of one or many inputs. Answered by `Classified`."""
 
     request_id: str
     inputs: tuple[NamedInputs, ...]
@@ -186,13 +183,11 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Take nothing new, finish what runs, then exit with status 0."""
 
 
-Question = (
-    Generate | Score | Classify | Embed | Rank | Tokenize | Explain | LoadAdapter | DropAdapter
-)
+OneQuestion = Score | Classify | Embed | Rank | Tokenize | Explain
+"""What is answered once, by its own kind."""
+Question = Generate | Transcribe | OneQuestion | LoadAdapter | DropAdapter
 """What is answered."""
 ToEngine = LoadModel | Question | Cancel | Drain
-
-# Engine to control plane -----------------------------------------------------------------
 
 
 ComputePath = Literal["native", "transformers"]
@@ -300,10 +295,11 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
 
 
 class Classified(msgspec.Struct, frozen=True, kw_only=True, tag="classified"):
-    """Probabilities in label order, one row per input, each summing to 1."""
+    """For each input its probabilities in label order, which sum to 1; or a regression's score."""
 
     request_id: str
-    probabilities: tuple[tuple[float, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...] = ()
+    scores: tuple[float, ...] = ()
     compute_s: float = 0.0
 
 
@@ -357,25 +353,13 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     adapters: tuple[str, ...] = ()
 
 
-FromEngine = (
-    Waiting
-    | ModelLoaded
-    | LoadFailed
-    | Started
-    | Delta
-    | Finished
-    | Scored
-    | Classified
-    | Embedded
-    | Ranked
-    | Tokenized
-    | Explained
-    | AdapterLoaded
-    | AdapterDropped
-    | Refused
-    | EngineStats
-)
 GenerationEvent = Started | Delta | Finished
+OneAnswer = (
+    Scored | Classified | Embedded | Ranked | Tokenized | Explained | AdapterLoaded | AdapterDropped
+)
+Answer = GenerationEvent | TranscriptEvent | OneAnswer | Refused
+"""What carries the id of its request."""
+FromEngine = Waiting | ModelLoaded | LoadFailed | Answer | EngineStats
 
 
 class EngineClient(Protocol):
@@ -409,7 +393,11 @@ class EngineClient(Protocol):
         ...
 
     async def classify(self, request: Classify) -> Classified:
-        """Return class probabilities."""
+        """Return class probabilities, or a regression's scores."""
+        ...
+
+    def transcribe(self, request: Transcribe) -> AsyncIterator[TranscriptEvent]:
+        """Stream what a recording says; closing the iterator early cancels the request."""
         ...
 
     async def embed(self, request: Embed) -> Embedded:

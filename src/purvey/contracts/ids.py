@@ -21,6 +21,7 @@ Prefix = Literal[
     "dsv_",
     "ftjob-",
     "job_",
+    "sweep_",
     "ftevent-",
     "ftckpt_",
     "expl_",

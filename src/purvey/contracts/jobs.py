@@ -1,6 +1,7 @@
 """Jobs: their states, the legal moves between them, and what crosses to a worker process.
 
-A worker receives one `JobSpec` frame, then possibly `StopJob`; it sends the other messages.
+A worker receives one `JobSpec` frame, then possibly `StopJob`, a sweep's also `TrialNews`; it sends
+the other messages.
 The control plane is the only writer of the database; every write on behalf of a worker
 carries the fencing token of its lease.
 """
@@ -11,9 +12,10 @@ import msgspec
 
 from purvey.contracts.data import DatasetManifest
 from purvey.contracts.model import ModelSource
+from purvey.contracts.sweep.messages import SweepFinished, TrialAsked, TrialNews, TrialStopped
 
-JobKind = Literal["training", "dataset"]
-JobApi = Literal["fine_tuning", "training", "dataset"]
+JobKind = Literal["training", "dataset", "sweep"]
+JobApi = Literal["fine_tuning", "training", "dataset", "sweep"]
 """Which resource the job answers under: its shape and the prefix of its id follow."""
 
 JobStatus = Literal[
@@ -76,8 +78,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
         kind: Which runner takes it.
         attempt: 1 for the first try.
         fence: Fencing token of the lease, increasing with each attempt.
-        recipe: The resolved recipe (`TrainConfig`) or dataset request (`DatasetConfig`) as
-            JSON values.
+        recipe: The resolved recipe (`TrainConfig`), dataset request (`DatasetConfig`) or sweep
+            (`SweepConfig`) as JSON values.
         files: Files named by the job.
         dataset: The prepared dataset, for training on one.
         base: The model to start from, if any.
@@ -120,6 +122,31 @@ class StopJob(msgspec.Struct, frozen=True, kw_only=True, tag="stop_job"):
     """
 
     reason: StopReason
+
+
+# First rank of a divided run, which is the job's worker, to the others, and back ----------
+
+
+class RankSpec(msgspec.Struct, frozen=True, kw_only=True, tag="rank"):
+    """One more rank of a job's run.
+
+    It says `RankReady`, and `JobFailed` should it break; else it has done its part, or was killed.
+
+    Args:
+        job: The job, with the threads of one rank.
+        rank: Which one, from 1.
+        size: How many there are, the first included.
+        store: File in which they find each other.
+    """
+
+    job: JobSpec
+    rank: int
+    size: int
+    store: str
+
+
+class RankReady(msgspec.Struct, frozen=True, kw_only=True, tag="rank_ready"):
+    """The rank has imported what it needs and is about to connect."""
 
 
 # Worker to control plane -----------------------------------------------------------------
@@ -184,12 +211,14 @@ class ModelTrained(msgspec.Struct, frozen=True, kw_only=True, tag="model_trained
         trained_rows: Rows seen, counted once per epoch.
         compute_s: Seconds of computing over all attempts.
         report: Final test report: metric name to `{"value", "low", "high", "num_rows"}`.
+        validation: What the kept weights measured on the validation split, where there is one.
     """
 
     trained_tokens: int | None = None
     trained_rows: int = 0
     compute_s: float = 0.0
     report: dict[str, Any] = {}  # JSON values
+    validation: dict[str, float] = {}
 
 
 class JobStopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
@@ -217,6 +246,17 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 FromWorker = (
-    Heartbeat | JobEvent | CheckpointSaved | DatasetBuilt | ModelTrained | JobStopped | JobFailed
+    Heartbeat
+    | JobEvent
+    | CheckpointSaved
+    | TrialAsked
+    | TrialStopped
+    | DatasetBuilt
+    | ModelTrained
+    | SweepFinished
+    | JobStopped
+    | JobFailed
 )
-ToWorker = JobSpec | StopJob
+ToWorker = JobSpec | StopJob | TrialNews
+FromRank = RankReady | JobFailed
+ToRank = RankSpec

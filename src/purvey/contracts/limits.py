@@ -88,11 +88,21 @@ class Limits:
     request_pixels: int = 160_000_000
     """Width times height of all images that are decoded for one request to a model."""
     decode_s: int = 10
-    """Seconds that decoding one image may take."""
+    """Seconds that decoding one image or recording may take."""
     request_decode_s: int = 30
-    """Seconds that decoding all images of one request to a model may take."""
+    """Seconds that decoding all images, or recordings, of one request to a model may take."""
     decode_bytes: int = 1 * 2**30
-    """Memory that decoding one image may take."""
+    """Memory that decoding one image or recording may take."""
+    audio_bytes: int = 32 * 2**20
+    """One encoded recording."""
+    audio_s: int = 7_200
+    """Seconds of one recording, checked from its header before decoding."""
+    audio_channels: int = 8
+    """Channels of one recording."""
+    audio_rate_hz: int = 192_000
+    """Sampling rate of one recording; at least 4,000."""
+    audio_samples: int = 2**25
+    """Samples, of all channels, that are decoded of one recording at one time."""
     url_chars: int = 4_096
     """Characters of an address that is fetched."""
     request_urls: int = 16
@@ -139,12 +149,22 @@ class Limits:
     """Layers of a decoder built anew."""
     lora_rank: int = 1_024
     """Rank of a LoRA adapter."""
+    ranks: int = 256
+    """Processes of one training run."""
     explanation_forwards: int = 4_096
     """Forward passes of one explanation."""
     idempotency_key_chars: int = 255
     """Characters of an `Idempotency-Key`."""
     metadata_pairs: int = 16
     """Entries of a metadata object."""
+    sweep_fields: int = 16
+    """Recipe fields that one sweep searches."""
+    sweep_values: int = 100
+    """Values that are listed for one field of a sweep."""
+    sweep_trials: int = 500
+    """Trials of one sweep."""
+    sweep_parallel: int = 64
+    """Trials of one sweep that have not ended."""
     queued_jobs: int = 1_000
     """Unfinished jobs of one project."""
     queued_requests: int = 1_024

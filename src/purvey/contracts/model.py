@@ -1,6 +1,6 @@
 """What a model folder says of itself: the manifest `purvey.json` beside the weights."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -67,7 +67,7 @@ class NumberSpec(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
     """A finite number; the network sees `(number - mean) / std`."""
 
     mean: float = 0.0
-    std: float = 1.0
+    std: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class CategorySpec(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
@@ -109,6 +109,9 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         module_sha256: For family `module`: hex digest of that copy; another file is not run.
         temperature: Softmax temperature fitted on validation rows; 1 when uncalibrated.
         is_calibrated: Whether `temperature` was fitted.
+        score: For task regression: the score is `mean + std` times what the network gives.
+        vocabulary: For family `speech`: the characters that it writes, in the order of its outputs,
+            which begin with the blank.
         base: Digest of the base folder when this folder holds only a LoRA adapter
             (`adapter_config.json`, `adapter_model.safetensors`), else None.
         lineage: Free record: recipe digest, dataset digest, code version, environment.
@@ -125,6 +128,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     module_sha256: str | None = None
     temperature: float = 1.0
     is_calibrated: bool = False
+    score: NumberSpec | None = None
+    vocabulary: tuple[str, ...] = ()
     base: str | None = None
     lineage: dict[str, Any] = {}  # free-form JSON record
     report: dict[str, Any] = {}  # free-form JSON record

@@ -67,6 +67,20 @@ class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image")
     max_pixels: int
 
 
+class DecodeAudio(msgspec.Struct, frozen=True, kw_only=True, tag="decode_audio"):
+    """What are the samples of this recording, at its own rate?
+
+    Args:
+        data: The encoded bytes.
+        start_s: Where to begin; nothing is left where the recording is shorter.
+        max_s: Seconds wanted from there.
+    """
+
+    data: bytes
+    start_s: float
+    max_s: float
+
+
 class ParserReady(msgspec.Struct, frozen=True, kw_only=True, tag="parser_ready"):
     """The process has confined itself and takes questions."""
 
@@ -106,6 +120,20 @@ class ImageDecoded(msgspec.Struct, frozen=True, kw_only=True, tag="image_decoded
     pixels: bytes
 
 
+class AudioDecoded(msgspec.Struct, frozen=True, kw_only=True, tag="audio_decoded"):
+    """The samples of a recording, or of a part of it.
+
+    Args:
+        sample_rate_hz: Its own rate.
+        channels: Its channels.
+        samples: Float32 in native byte order, one after the other channel, moment by moment.
+    """
+
+    sample_rate_hz: int
+    channels: int
+    samples: bytes
+
+
 class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag="unusable"):
     """It cannot be parsed; a sentence says why."""
 
@@ -116,13 +144,14 @@ class OutOfMemory(msgspec.Struct, frozen=True, kw_only=True, tag="out_of_memory"
     """It needs more memory than the process may have."""
 
 
-ToParser = CheckTemplate | RenderChat | CheckGrammar | DecodeImage
+ToParser = CheckTemplate | RenderChat | CheckGrammar | DecodeImage | DecodeAudio
 FromParser = (
     ParserReady
     | TemplateChecked
     | ChatRendered
     | GrammarChecked
     | ImageDecoded
+    | AudioDecoded
     | Unusable
     | OutOfMemory
 )

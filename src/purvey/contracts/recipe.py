@@ -14,12 +14,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from purvey.contracts.model import TrainedTask
-from purvey.contracts.recipe_parts.adapting import LoraConfig
+from purvey.contracts.recipe_parts.adapting import DpoConfig, LoraConfig, check_tuning
+from purvey.contracts.recipe_parts.applies import check_applies
 from purvey.contracts.recipe_parts.building import InitConfig, ModelConfig, TokenizerConfig
 from purvey.contracts.recipe_parts.descent import OptimizerConfig, ScheduleConfig
 from purvey.contracts.recipe_parts.inputs import AugmentConfig, PreprocessConfig
 from purvey.contracts.recipe_parts.looping import LoopConfig, TestConfig
+from purvey.contracts.recipe_parts.parallel import ParallelConfig, check_parallel
 from purvey.contracts.recipe_parts.part import Name, Part
+from purvey.contracts.recipe_parts.regression import RegressionConfig, check_regression
 from purvey.contracts.sizes import check_new_decoder
 from purvey.errors import InvalidValueError
 
@@ -41,7 +44,10 @@ class TrainConfig(Part):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     lora: LoraConfig = LoraConfig()
+    dpo: DpoConfig = DpoConfig()
     train: LoopConfig = LoopConfig()
+    regression: RegressionConfig = RegressionConfig()
+    parallel: ParallelConfig = ParallelConfig()
     test: TestConfig = TestConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of everything random: initial weights, data order, dropout, the intervals of the test."""
@@ -55,7 +61,17 @@ class TrainConfig(Part):
 
     def digest(self) -> str:
         """Return the hex SHA-256 of the resolved recipe's canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return self._digest_of(self)
+
+    def learned_digest(self) -> str:
+        """Return the digest without `parallel`, which changes nothing of what is learned."""
+        return self._digest_of(self.model_copy(update={"parallel": ParallelConfig()}))
+
+    @staticmethod
+    def _digest_of(recipe: "TrainConfig") -> str:
+        canonical = json.dumps(
+            recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -74,6 +90,19 @@ def parse_recipe(values: dict[str, Any], *, at: str = "recipe") -> TrainConfig:
     except ValidationError as error:
         raise first_problem(error, TrainConfig, at=at) from None
     _check_model(recipe, at=at)
+    check_applies(recipe.train, task=recipe.task, at=at)
+    check_regression(recipe.regression, task=recipe.task, at=at)
+    has_base = recipe.model.base is not None
+    is_new_decoder = recipe.task == "text-generation" and not has_base
+    check_parallel(
+        recipe.parallel,
+        task=recipe.task,
+        loop=recipe.train,
+        optimizer=recipe.optimizer,
+        hyperparameters=recipe.model.hyperparameters if is_new_decoder else None,
+        at=at,
+    )
+    check_tuning(recipe.train, lora=recipe.lora, dpo=recipe.dpo, has_base=has_base, at=at)
     return recipe
 
 

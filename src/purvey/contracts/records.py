@@ -125,6 +125,21 @@ class JobEventRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
+class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial of a sweep, and the training job that it is.
+
+    `stopped` says why the sweep ended it early; `artifact` is the model it made for as long as the
+    sweep may still register it.
+    """
+
+    sweep_id: str
+    number: int
+    job_id: str
+    parameters: dict[str, Any]  # JSON values by recipe field
+    stopped: Literal["pruned", "time"] | None = None
+    artifact: str | None = None
+
+
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A complete checkpoint on disk."""
 
@@ -178,8 +193,10 @@ UsageKind = Literal[
     "rerank",
     "score",
     "tokenize",
+    "transcription",
     "training",
     "dataset",
+    "sweep",
     "explanation",
 ]
 
@@ -187,8 +204,8 @@ UsageKind = Literal[
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the append-only ledger, unique by (`request_id`, `attempt`).
 
-    Units: tokens, images, rows, and seconds of computing. `is_estimated` marks tokens that whoever
-    computed them has not counted, or not credibly.
+    Units: tokens, images, seconds of recordings, rows, and seconds of computing. `is_estimated`
+    marks tokens that whoever computed them has not counted, or not credibly.
     """
 
     request_id: str
@@ -201,6 +218,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
+    audio_s: float = 0.0
     rows: int = 0
     compute_s: float = 0.0
     is_estimated: bool = False
@@ -216,5 +234,6 @@ class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     images: int
+    audio_s: float = 0.0
     rows: int
     compute_s: float

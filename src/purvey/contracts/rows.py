@@ -1,14 +1,19 @@
-"""Training rows as OpenAI's chat format has them, checked before a job is accepted."""
+"""Training rows as OpenAI's formats have them, checked before a job is accepted."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidFileError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_SHOWN_CHARS = 40
+PROMPT = "input"
+"""Key of a preference's prompt: an object with `messages`."""
+ANSWERS = ("preferred_output", "non_preferred_output")
+"""Keys of its better and its worse answer: lists of one message each."""
+_Refuse = Callable[[str], NoReturn]
+_Row = dict[str, Any]  # an untyped JSON object
 
 
 def check_chat_rows(lines: Iterable[bytes], *, param: str = "training_file") -> int:
@@ -24,10 +29,32 @@ def check_chat_rows(lines: Iterable[bytes], *, param: str = "training_file") -> 
     Raises:
         InvalidFileError: Names the line and what is wrong with it, or counts too few rows.
     """
+    return _check_rows(lines, _check_conversation, param)
+
+
+def check_preference_rows(lines: Iterable[bytes], *, param: str = "training_file") -> int:
+    """Check every row of a preference file; return how many there are.
+
+    Each line is `{"input": {"messages": [...]}, "preferred_output": [message],
+    "non_preferred_output": [message]}`, both answers an assistant's and not equal.
+
+    Args:
+        lines: As for `check_chat_rows`.
+        param: As for `check_chat_rows`.
+
+    Raises:
+        InvalidFileError: Names the line and what is wrong with it, or counts too few rows.
+    """
+    return _check_rows(lines, _check_preference, param)
+
+
+def _check_rows(
+    lines: Iterable[bytes], check: Callable[[object, _Refuse], None], param: str
+) -> int:
     count = 0
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            _check_row(line, number, param)
+            _check_row(line, number, check, param)
             count += 1
     if count < LIMITS.min_training_rows:
         raise InvalidFileError(
@@ -37,7 +64,9 @@ def check_chat_rows(lines: Iterable[bytes], *, param: str = "training_file") -> 
     return count
 
 
-def _check_row(line: bytes, number: int, param: str) -> None:
+def _check_row(
+    line: bytes, number: int, check: Callable[[object, _Refuse], None], param: str
+) -> None:
     def refuse(what: str) -> NoReturn:
         raise InvalidFileError(f"line {number}: {what}.", param=param)
 
@@ -53,24 +82,56 @@ def _check_row(line: bytes, number: int, param: str) -> None:
         refuse("a key occurs twice")
     except (ValueError, RecursionError):
         refuse("not valid JSON")
+    check(row, refuse)
+
+
+def _check_conversation(row: object, refuse: _Refuse) -> None:
+    if isinstance(row, dict) and PROMPT in row and ANSWERS[0] in row:
+        refuse('a preference, which the method "dpo" learns from')
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         refuse('a row is an object with a list "messages"')
     messages = row["messages"]
+    _check_messages(messages, "messages", refuse)
+    if not any(m["role"] == "assistant" and m["content"] for m in messages):
+        refuse("there is no assistant turn with content to learn from")
+
+
+def _check_preference(row: object, refuse: _Refuse) -> None:
+    if not isinstance(row, dict) or not isinstance(row.get(PROMPT), dict):
+        refuse(f'a row is an object with "{PROMPT}", "{ANSWERS[0]}" and "{ANSWERS[1]}"')
+    messages = row[PROMPT].get("messages")
+    if not isinstance(messages, list):
+        refuse(f'"{PROMPT}" is an object with a list "messages"')
+    _check_messages(messages, f"{PROMPT}.messages", refuse)
+    answers = [_answer(row, name, refuse) for name in ANSWERS]
+    if answers[0] == answers[1]:
+        refuse("the two answers are equal: there is nothing to prefer")
+
+
+def _answer(row: _Row, name: str, refuse: _Refuse) -> object:
+    messages = row.get(name)
+    if not isinstance(messages, list) or len(messages) != 1:
+        refuse(f'"{name}" must hold exactly one message')
+    _check_messages(messages, name, refuse)
+    if messages[0]["role"] != "assistant" or not messages[0]["content"]:
+        refuse(f'"{name}" must be an assistant turn with content')
+    return messages[0]["content"]
+
+
+def _check_messages(messages: list[Any], name: str, refuse: _Refuse) -> None:
     if not 0 < len(messages) <= LIMITS.messages:
-        refuse(f'"messages" must hold 1 to {LIMITS.messages} turns')
+        refuse(f'"{name}" must hold 1 to {LIMITS.messages} turns')
     for place, message in enumerate(messages):
         problem = _problem(message)
         if problem:
-            refuse(f"messages[{place}]: {problem}")
-    if not any(m["role"] == "assistant" and m["content"] for m in messages):
-        refuse("there is no assistant turn with content to learn from")
+            refuse(f"{name}[{place}]: {problem}")
 
 
 class _TwiceError(Exception):
     """A key occurs twice, and two readers could differ on its value."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> _Row:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _TwiceError

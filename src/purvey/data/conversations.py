@@ -14,6 +14,18 @@ class UnfitConversationError(ValueError):
 
 
 def as_conversation(messages: object) -> Conversation:
+    """Check a list of messages that holds an answer to learn from, and return it typed.
+
+    Raises:
+        UnfitConversationError: Says which message is wrong, and how.
+    """
+    turns = as_turns(messages)
+    if not any(turn.role == "assistant" and turn.content for turn in turns):
+        raise UnfitConversationError("has no assistant message with content to learn from")
+    return turns
+
+
+def as_turns(messages: object) -> Conversation:
     """Check a list of messages and return it typed; `developer` is called `system`.
 
     Other keys of a message are not used.
@@ -25,10 +37,7 @@ def as_conversation(messages: object) -> Conversation:
         raise UnfitConversationError("is not a list of messages")
     if len(messages) > LIMITS.messages:
         raise UnfitConversationError(f"has more than {LIMITS.messages} messages")
-    turns = tuple(_turn(message, index) for index, message in enumerate(messages))
-    if not any(turn.role == "assistant" and turn.content for turn in turns):
-        raise UnfitConversationError("has no assistant message with content to learn from")
-    return turns
+    return tuple(_turn(message, index) for index, message in enumerate(messages))
 
 
 def _turn(message: object, index: int) -> ChatMessage:

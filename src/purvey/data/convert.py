@@ -10,7 +10,9 @@ from purvey.contracts.data import Column, ColumnKind
 from purvey.contracts.limits import LIMITS
 from purvey.data.conversations import as_conversation
 from purvey.data.pictures import check_picture
+from purvey.data.preferences import as_preference
 from purvey.data.reading.table import Cell, RawTable
+from purvey.data.recordings import check_recording
 
 Value = str | float | bytes
 
@@ -22,8 +24,8 @@ class UnfitCellError(ValueError):
 def convert(table: RawTable, columns: tuple[Column, ...]) -> dict[str, list[Value]]:
     """Convert the columns of one table.
 
-    Text and labels become strings, numbers floats, images bytes whose header was read,
-    conversations their checked messages as JSON text.
+    Text and labels become strings, numbers floats, images and recordings bytes that were decoded
+    once, conversations their checked messages as JSON text.
 
     Raises:
         InvalidFileError: Names the line, the column and what to change.
@@ -84,22 +86,39 @@ def _number(cell: Cell) -> float:
 
 
 def _image(cell: Cell) -> bytes:
+    data = _encoded(cell, "an image")
+    check_picture(data)
+    return data
+
+
+def _audio(cell: Cell) -> bytes:
+    data = _encoded(cell, "a recording")
+    check_recording(data)
+    return data
+
+
+def _encoded(cell: Cell, what: str) -> bytes:
     if isinstance(cell, str) and ";base64," in cell[:64]:
         try:
-            cell = base64.b64decode(cell.split(";base64,", 1)[1], validate=True)
+            return base64.b64decode(cell.split(";base64,", 1)[1], validate=True)
         except binascii.Error:
             msg = "is not valid base64"
             raise UnfitCellError(msg) from None
     if not isinstance(cell, bytes):
-        msg = "is not an image: give bytes or a data URL"
+        msg = f"is not {what}: give bytes or a data URL"
         raise UnfitCellError(msg)
-    check_picture(cell)
     return cell
 
 
 def _conversation(cell: Cell) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in as_conversation(cell)]
     text = json.dumps(messages, ensure_ascii=False, separators=(",", ":"))
+    _check_characters(text)
+    return text
+
+
+def _preference(cell: Cell) -> str:
+    text = as_preference(cell).as_json()
     _check_characters(text)
     return text
 

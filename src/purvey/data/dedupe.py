@@ -3,13 +3,14 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from purvey.contracts.data import Column
+from purvey.contracts.data import TARGET_KINDS, Column, ColumnKind
+from purvey.contracts.rows import PROMPT
 from purvey.data.convert import Value
 
-_CONTENT = {"text", "image", "conversation"}
+_CONTENT = {"text", "image", "audio", "conversation", "preference"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,13 @@ class Deduplicated:
 
     Args:
         kept: Row numbers that stay, in file order.
-        groups: For each kept row, a digest of what is asked; equal texts, images and
+        groups: For each kept row, a digest of what is asked; equal texts, images, recordings and
             conversations share it, also when their labels or numbers differ (a row's own number
             or date makes no second message of it), and so do conversations that differ only
-            from their last answer on. So a split can keep them on one side.
-        num_removed: Rows dropped because an equal one (label included) came before.
-        num_conflicts: Kept rows whose inputs an earlier row has with another label.
+            from their last answer on, and preferences of one prompt. So a split can keep them on
+            one side.
+        num_removed: Rows dropped because an equal one (its target included) came before.
+        num_conflicts: Kept rows whose inputs an earlier row has with another target.
     """
 
     kept: list[int]
@@ -36,9 +38,9 @@ def deduplicate(
     values: Mapping[str, Sequence[Value]], columns: tuple[Column, ...], *, is_wanted: bool
 ) -> Deduplicated:
     """Find exact duplicates; with `is_wanted` false every row stays, grouped all the same."""
-    inputs = [(column.kind, values[column.name]) for column in columns if column.kind != "label"]
+    inputs = [(c.kind, values[c.name]) for c in columns if c.kind not in TARGET_KINDS]
     contents = [(kind, column) for kind, column in inputs if kind in _CONTENT] or inputs
-    labels = [values[column.name] for column in columns if column.kind == "label"]
+    targets = [values[c.name] for c in columns if c.kind in TARGET_KINDS]
     num_rows = len(next(iter(values.values())))
     kept: list[int] = []
     groups: list[bytes] = []
@@ -47,17 +49,21 @@ def deduplicate(
     num_conflicts = 0
     for row in range(num_rows):
         given = _digest([column[row] for _, column in inputs])
-        whole = _digest([given, *(column[row] for column in labels)])
+        whole = _digest([given, *(column[row] for column in targets)])
         if is_wanted and whole in seen:
             continue
         seen.add(whole)
         num_conflicts += seen_inputs.setdefault(given, whole) != whole
         kept.append(row)
-        asked = (_prompt(c[row]) if kind == "conversation" else c[row] for kind, c in contents)
+        asked = (_PROMPTS.get(kind, _whole)(c[row]) for kind, c in contents)
         groups.append(_digest(list(asked)))
     return Deduplicated(
         kept=kept, groups=groups, num_removed=num_rows - len(kept), num_conflicts=num_conflicts
     )
+
+
+def _whole(value: Value) -> Value:
+    return value
 
 
 def _prompt(conversation: Value) -> Value:
@@ -68,6 +74,18 @@ def _prompt(conversation: Value) -> Value:
     if not any(turn["role"] == "user" for turn in turns[:last]):
         return conversation
     return json.dumps(turns[:last])
+
+
+def _preference_prompt(preference: Value) -> Value:
+    assert isinstance(preference, str), "a preference is JSON text"
+    return json.dumps(json.loads(preference)[PROMPT])
+
+
+_PROMPTS: dict[ColumnKind, Callable[[Value], Value]] = {
+    "conversation": _prompt,
+    "preference": _preference_prompt,
+}
+"""What is asked in a value that holds an answer too."""
 
 
 def _digest(values: Sequence[Value]) -> bytes:

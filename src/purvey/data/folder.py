@@ -18,7 +18,9 @@ from purvey.errors import IntegrityError
 PREVIEW_NAME = "preview.json"
 PREVIEW_ROWS = 20
 _PREVIEW_CHARS = 1_000
-_PREVIEW_IMAGE_BYTES = 128 * 1_024
+_PREVIEW_MEDIA_BYTES = 128 * 1_024
+_IMAGE_TYPES = {b"\xff\xd8": "jpeg", b"RI": "webp", b"GI": "gif", b"BM": "bmp"}
+_AUDIO_TYPES = {b"RI": "wav", b"fL": "flac", b"Og": "ogg"}
 _ARROW_TYPES = {
     "text": pa.string(),
     "label": pa.string(),
@@ -94,10 +96,12 @@ def verify_folder(folder: Path, manifest: DatasetManifest) -> None:
 
 def _shown(value: Value, column: Column) -> Any:  # noqa: ANN401 (JSON value)
     if isinstance(value, bytes):
-        if len(value) > _PREVIEW_IMAGE_BYTES:
+        if len(value) > _PREVIEW_MEDIA_BYTES:
             return None
-        kind = "jpeg" if value.startswith(b"\xff\xd8") else "png"
-        return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
+        is_audio, start = column.kind == "audio", value[:2]
+        kind = _AUDIO_TYPES.get(start, "mpeg") if is_audio else _IMAGE_TYPES.get(start, "png")
+        encoded = base64.b64encode(value).decode()
+        return f"data:{column.kind}/{kind};base64,{encoded}"
     if isinstance(value, str):
         return json.loads(value) if column.kind == "conversation" else value[:_PREVIEW_CHARS]
     return value

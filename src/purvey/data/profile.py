@@ -8,6 +8,7 @@ from typing import Any
 from purvey.contracts.data import Column
 from purvey.data.convert import Value
 from purvey.data.pictures import picture_size
+from purvey.parse.sounds import describe
 
 
 def profile_columns(
@@ -45,6 +46,8 @@ def _describe(column: Column, values: Sequence[Value]) -> dict[str, Any]:
             return {"value": _summary([float(value) for value in values])}
         case "image":
             return _describe_images(values)
+        case "audio":
+            return _describe_recordings(values)
         case _:
             return {"chars": _summary([len(value) for value in values if isinstance(value, str)])}
 
@@ -59,6 +62,17 @@ def _describe_images(values: Sequence[Value]) -> dict[str, Any]:
         "bytes": _summary([len(value) for value in values if isinstance(value, bytes)]),
         "sizes": common,
         "distinct_sizes": len(sizes),
+    }
+
+
+def _describe_recordings(values: Sequence[Value]) -> dict[str, Any]:
+    sounds = [describe(value) for value in values if isinstance(value, bytes)]
+    rates = Counter(sound.sample_rate_hz for sound in sounds)
+    return {
+        "bytes": _summary([len(value) for value in values if isinstance(value, bytes)]),
+        "seconds": _summary([round(sound.seconds, 4) for sound in sounds]),
+        "sample_rates": [{"hz": hz, "count": count} for hz, count in rates.most_common(5)],
+        "channels": max(sound.channels for sound in sounds),
     }
 
 

@@ -1,8 +1,9 @@
 """Which column is what: taken from the request, or inferred from names and values.
 
-Inference looks for one label column (a telling name, or few distinct short values), keeps
-text, numbers, images and conversations as inputs, and drops row numbers. What it decided is
-in the manifest, what it left out in the profile.
+Inference looks for one label column (a telling name, or few distinct short values), beside
+recordings for a transcript, else for a score; keeps text, numbers, categories, images, recordings,
+conversations and preferences as inputs, and drops row numbers. What it decided is in the manifest,
+what it left out in the profile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from statistics import fmean
 
-from purvey.contracts.data import Column, ColumnKind
+from purvey.contracts.data import TARGET_KINDS, Column, ColumnKind
 from purvey.contracts.limits import LIMITS
-from purvey.data.reading.names import INDEX_NAMES, LABEL_NAMES, plain_name
+from purvey.contracts.rows import PROMPT
+from purvey.data.reading.names import INDEX_NAMES, LABEL_NAMES, TRANSCRIPT_NAMES, plain_name
 from purvey.data.reading.table import Cell
+from purvey.data.tabular import category_columns, is_measured, score_column
 from purvey.errors import InvalidValueError
+from purvey.parse.sounds import is_sound
 
-DATA_URL = "data:image/"
+IMAGE_URL, AUDIO_URL = "data:image/", "data:audio/"
 _LONGEST_LABEL_CHARS = 64
 _MOST_UNNAMED_LABELS = 200
 
@@ -33,7 +37,8 @@ def requested_schema(columns: Mapping[str, ColumnKind], names: Sequence[str]) ->
     """Take the schema from the request; only the columns it names are kept.
 
     Raises:
-        InvalidValueError: A name that the files lack (with the nearest one), or two labels.
+        InvalidValueError: A name that the files lack (with the nearest one), or two labels, scores
+            or transcripts.
     """
     for name in columns:
         if name not in names:
@@ -42,12 +47,13 @@ def requested_schema(columns: Mapping[str, ColumnKind], names: Sequence[str]) ->
             raise InvalidValueError(
                 f"the files have no column {name!r}.{meant}", param=f"columns.{name}"
             )
-    labels = [name for name, kind in columns.items() if kind == "label"]
-    if len(labels) > 1:
-        raise InvalidValueError(
-            f"columns {labels[0]!r} and {labels[1]!r} are both labels: keep one.",
-            param=f"columns.{labels[1]}",
-        )
+    for target in TARGET_KINDS:
+        alike = [name for name, kind in columns.items() if kind == target]
+        if len(alike) > 1:
+            raise InvalidValueError(
+                f"columns {alike[0]!r} and {alike[1]!r} are both {target}s: keep one.",
+                param=f"columns.{alike[1]}",
+            )
     return Schema(
         columns=tuple(Column(name=name, kind=kind) for name, kind in columns.items()),
         ignored=tuple(name for name in names if name not in columns),
@@ -59,12 +65,25 @@ def infer_schema(columns: Mapping[str, Sequence[Cell]]) -> Schema:
     kinds = {name: _kind(cells) for name, cells in columns.items()}
     ignored = {name for name in columns if _is_index(name, columns[name], kinds[name])}
     kept = [name for name in columns if name not in ignored] or list(columns)
-    label = _label_column({name: columns[name] for name in kept}, kinds)
+    transcript = _transcript_column(kept, kinds)
+    label = _label_column({name: columns[name] for name in kept if name != transcript}, kinds)
+    if transcript is None and label is None:
+        transcript = _only_text(kept, kinds)
+    if transcript is not None:
+        kinds[transcript] = "transcript"
     if label is not None:
         kinds[label] = "label"
+    score = score_column(kept, kinds) if transcript is None and label is None else None
+    if score is not None:
+        kinds[score] = "score"
+    targets = [name for name in (transcript, label, score) if name is not None]
+    inputs = [name for name in kept if name not in targets]
+    if label is not None:
+        categories = category_columns(columns, kinds, inputs=inputs)
+        kinds |= dict.fromkeys(categories, "category")
     texts = sorted((n for n in kept if kinds[n] == "text"), key=lambda n: -_mean_chars(columns[n]))
-    others = [name for name in kept if kinds[name] not in {"text", "label"}]
-    order = [*texts, *others, *([label] if label else [])]
+    others = [name for name in inputs if kinds[name] != "text"]
+    order = [*texts, *others, *targets]
     left_out = columns.keys() - set(order)
     return Schema(
         columns=tuple(Column(name=name, kind=kinds[name]) for name in order),
@@ -76,15 +95,24 @@ def _kind(cells: Sequence[Cell]) -> ColumnKind:
     filled = [cell for cell in cells if cell not in (None, "")]
     if filled and all(isinstance(cell, list) for cell in filled):
         return "conversation"
-    if filled and all(_is_image(cell) for cell in filled):
-        return "image"
+    if filled and all(isinstance(cell, dict) and PROMPT in cell for cell in filled):
+        return "preference"
+    if filled and all(_is_medium(cell) for cell in filled):
+        return "audio" if 2 * sum(map(_is_audio, filled)) >= len(filled) else "image"
     if filled and all(_is_number(cell) for cell in filled):
         return "number"
     return "text"
 
 
-def _is_image(cell: Cell) -> bool:
-    return isinstance(cell, bytes) or (isinstance(cell, str) and cell.startswith(DATA_URL))
+def _is_audio(cell: Cell) -> bool:
+    if isinstance(cell, bytes):
+        return is_sound(cell)
+    return isinstance(cell, str) and cell.startswith(AUDIO_URL)
+
+
+def _is_medium(cell: Cell) -> bool:
+    is_url = isinstance(cell, str) and cell.startswith((IMAGE_URL, AUDIO_URL))
+    return is_url or isinstance(cell, bytes)
 
 
 def _is_number(cell: Cell) -> bool:
@@ -112,7 +140,7 @@ def _label_column(
     distinct = {
         name: len({str(cell) for cell in cells})
         for name, cells in columns.items()
-        if kinds[name] in {"text", "number"} and _may_be_label(cells)
+        if kinds[name] in {"text", "number"} and _may_be_label(cells, kinds[name])
     }
     named = [name for name in distinct if plain_name(name) in LABEL_NAMES]
     candidates = named or [
@@ -123,12 +151,28 @@ def _label_column(
     return min(candidates, key=lambda name: distinct[name], default=None)
 
 
-def _may_be_label(cells: Sequence[Cell]) -> bool:
+def _transcript_column(names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> str | None:
+    """Return what recordings say: the text beside them that is called so."""
+    texts = _beside_audio(names, kinds)
+    return next((name for name in texts if plain_name(name) in TRANSCRIPT_NAMES), None)
+
+
+def _only_text(names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> str | None:
+    """Return the one text beside recordings, for data with nothing else to learn."""
+    texts = _beside_audio(names, kinds)
+    return texts[0] if len(texts) == 1 else None
+
+
+def _beside_audio(names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> list[str]:
+    has_audio = any(kinds[name] == "audio" for name in names)
+    return [name for name in names if has_audio and kinds[name] == "text"]
+
+
+def _may_be_label(cells: Sequence[Cell], kind: ColumnKind) -> bool:
     values = {str(cell).strip() for cell in cells}
     if len(values) > LIMITS.labels or max(map(len, values), default=0) > _LONGEST_LABEL_CHARS:
         return False
-    is_fraction = any(isinstance(cell, float) and not cell.is_integer() for cell in cells)
-    return not is_fraction
+    return kind == "text" or not is_measured(cells)
 
 
 def _is_few(num_distinct: int, num_rows: int) -> bool:

@@ -217,9 +217,9 @@ class Batcher(Generic[P, R]):
 
 
 class ClassifierBatcher(Batcher[Prepared, Row]):
-    """Class probabilities, in batches.
+    """Class probabilities, or a regression's scores, in batches.
 
-    A broken input is refused when it is submitted. A row's probabilities are those of the same
+    A broken input is refused when it is submitted. A row's answer is that of the same
     network in every batch, up to rounding: kernels for one and for many rows sum in other orders
     (about 1e-6).
 
@@ -230,13 +230,13 @@ class ClassifierBatcher(Batcher[Prepared, Row]):
     """
 
     def __init__(self, model: Classifier, *, window_s: float = 0.002, max_batch: int = 64) -> None:
-        super().__init__(self._probabilities, window_s=window_s, max_batch=max_batch)
+        super().__init__(self._computed, window_s=window_s, max_batch=max_batch)
         self._model = model
 
     def submit(self, inputs: Sequence[NamedInputs]) -> Future[list[Row]]:
-        """Return probabilities `p_L`, in label order, of each input, when known.
+        """Return probabilities `p_L`, in label order, of each input, when known; or `y_1`, a score.
 
-        They are softmax(logits / temperature) in float64, with the manifest's temperature.
+        They are what `Classifier.answers` makes of the logits, in float64.
 
         Args:
             inputs: Made by this process: their images are decoded here.
@@ -253,12 +253,12 @@ class ClassifierBatcher(Batcher[Prepared, Row]):
         return self.put(self._model.prepare_all(inputs))
 
     @torch.inference_mode()
-    def _probabilities(self, prepared: list[Prepared]) -> list[Row]:
+    def _computed(self, prepared: list[Prepared]) -> list[Row]:
         logits_BL = self._model.logits(self._model.collate(prepared))
         if not torch.isfinite(logits_BL).all():
             raise InternalError("the model's logits are not finite.")
-        p_BL: Row = (logits_BL.double() / self._model.manifest.temperature).softmax(-1).numpy()
-        return list(p_BL)
+        answers: Row = self._model.answers(logits_BL).numpy()
+        return list(answers)
 
 
 def _named(error: Exception) -> PurveyError:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from purvey.contracts.adapter import AdapterDropped, AdapterLoaded, DropAdapter, LoadAdapter
 from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.engine import (
+    Answer,
     Cancel,
     Classified,
     Classify,
@@ -40,6 +41,12 @@ from purvey.contracts.engine import (
     Waiting,
 )
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.speech.transcription import (
+    Heard,
+    Transcribe,
+    Transcribed,
+    TranscriptEvent,
+)
 from purvey.engine.awaited import Awaited
 from purvey.engine.spare import Spare, end
 from purvey.errors import (
@@ -56,10 +63,6 @@ from purvey.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-OneAnswer = (
-    Scored | Classified | Embedded | Ranked | Tokenized | Explained | AdapterLoaded | AdapterDropped
-)
-Answer = Started | Delta | Finished | OneAnswer | Refused
 A = TypeVar(
     "A",
     Scored,
@@ -72,7 +75,7 @@ A = TypeVar(
     AdapterDropped,
 )
 _SPARE = ("--spare",)
-_STREAMED, _NOT_LAST = (Started, Delta, Finished), (Started, Delta)
+_STREAMED, _NOT_LAST = (Started, Delta, Finished), (Started, Delta, Heard)
 _OF_LOADING = (Waiting, ModelLoaded, LoadFailed)
 _NUM_REMEMBERED = 16_384
 SILENCE_S = 60.0
@@ -240,6 +243,21 @@ class IpcEngine:
     async def classify(self, request: Classify) -> Classified:
         """Return class probabilities."""
         return await self._ask(request, Classified)
+
+    async def transcribe(self, request: Transcribe) -> AsyncIterator[TranscriptEvent]:
+        """Stream what a recording says; closing the iterator early cancels the request."""
+        inbox = self._open(request.request_id)
+        try:
+            await self._child.send(request)
+            while True:
+                answer = self._checked(request.request_id, await inbox.get())
+                if not isinstance(answer, (Heard, Transcribed)):
+                    raise self._disagree(answer)
+                yield answer
+                if isinstance(answer, Transcribed):
+                    return
+        finally:
+            self._close_inbox(request.request_id)
 
     async def embed(self, request: Embed) -> Embedded:
         """Return vectors of texts."""

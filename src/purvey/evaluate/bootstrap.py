@@ -25,9 +25,9 @@ class Bootstrap:
     seed: int = 0
 
     def bounds(self, values_S: Floats) -> tuple[float, float]:
-        """Return the percentile interval of resampled values."""
+        """Return the percentile interval of resampled values; NaN counts as none."""
         tail = (1 - self.confidence) / 2
-        low, high = np.quantile(values_S, [tail, 1 - tail])
+        low, high = np.nanquantile(values_S, [tail, 1 - tail])
         return float(low), float(high)
 
 

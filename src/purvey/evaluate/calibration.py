@@ -60,9 +60,36 @@ def fit_temperature(logits_BL: Floats, targets_B: Ints) -> float:
 
 def calibration_error(logits_BL: Floats, targets_B: Ints, *, temperature: float = 1.0) -> float:
     """Return the expected calibration error in [0, 1] of the top label, over `NUM_BINS` bins."""
+    _, confidence, right = _binned(logits_BL, targets_B, temperature)
+    return float(np.abs(right - confidence).sum() / len(targets_B))
+
+
+def reliability(
+    logits_BL: Floats, targets_B: Ints, *, temperature: float = 1.0
+) -> list[dict[str, float | int]]:
+    """Return the bins of the calibration error that hold rows, as JSON values.
+
+    Each has `num_rows`, their mean `confidence` in the top label, and `accuracy`, how often it
+    was the right one; all of a model that knows how sure it may be are equal.
+    """
+    rows, confidence, right = _binned(logits_BL, targets_B, temperature)
+    return [
+        {
+            "num_rows": int(rows[i]),
+            "confidence": float(confidence[i] / rows[i]),
+            "accuracy": float(right[i] / rows[i]),
+        }
+        for i in np.flatnonzero(rows)
+    ]
+
+
+def _binned(logits_BL: Floats, targets_B: Ints, temperature: float) -> tuple[Ints, Floats, Floats]:
+    """Return by bin of confidence: rows, summed confidence, right answers."""
     probs_BL = np.exp(log_softmax(logits_BL / temperature))
     confidence_B = probs_BL.max(axis=1)
-    is_right_B = probs_BL.argmax(axis=1) == targets_B
+    is_right_B = (probs_BL.argmax(axis=1) == targets_B).astype(np.float64)
     bins_B = np.minimum((confidence_B * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    gaps = np.bincount(bins_B, weights=is_right_B - confidence_B, minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / len(targets_B))
+    confidence = np.bincount(bins_B, weights=confidence_B, minlength=NUM_BINS)
+    right = np.bincount(bins_B, weights=is_right_B, minlength=NUM_BINS)
+    rows = np.bincount(bins_B, minlength=NUM_BINS)
+    return rows, confidence.astype(np.float64), right.astype(np.float64)

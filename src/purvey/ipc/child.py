@@ -26,7 +26,7 @@ from purvey.ipc.child_output import forward_output
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["engine", "job", "parse"]
+Mode = Literal["engine", "job", "parse", "rank"]
 M = TypeVar("M")
 _CHUNK_BYTES = 2**16
 OUTPUT_GRACE_S = 5.0

@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
+_MEMINFO = Path("/proc/meminfo")
 _CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -56,6 +57,16 @@ def memory_of_machine() -> int:
     except OSError:  # no container, or an old kind of one
         return physical
     return min(physical, int(allowed)) if allowed.isdecimal() else physical
+
+
+def free_memory() -> int:
+    """Return the bytes that can be had now without swapping; where that is not told, all."""
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:  # no Linux
+        return memory_of_machine()
+    kibibytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvail")), None)
+    return memory_of_machine() if kibibytes is None else min(kibibytes * 2**10, memory_of_machine())
 
 
 def _used_bytes() -> int:

@@ -28,6 +28,7 @@ from purvey.contracts.jobs import (
     StopReason,
 )
 from purvey.contracts.records import CheckpointRecord
+from purvey.contracts.sweep.messages import SweepFinished, TrialAsked, TrialStopped
 from purvey.errors import (
     CapacityError,
     InsufficientStorageError,
@@ -37,13 +38,14 @@ from purvey.errors import (
 from purvey.jobs.bell import Bell, events_of
 from purvey.jobs.endings import Completed, Ending, Failed, Lost, Stopped, Superseded
 from purvey.jobs.launcher import JobWorker
+from purvey.jobs.sweeps.book import TrialBook
 from purvey.store import checkpoints, events, jobs
 from purvey.store.database import Database
 
 logger = logging.getLogger(__name__)
 
-LastWord = DatasetBuilt | ModelTrained | JobStopped | JobFailed
-Note = JobEvent | CheckpointSaved
+LastWord = DatasetBuilt | ModelTrained | SweepFinished | JobStopped | JobFailed
+Note = JobEvent | CheckpointSaved | TrialAsked | TrialStopped
 _INBOX_MESSAGES = 256
 _RANK: dict[StopReason, int] = {"hand_back": 0, "pause": 1, "cancel": 2}
 
@@ -71,7 +73,7 @@ class Attempt:
     """The conversation with one worker, from its start to its last word.
 
     One task awaits `run`; any task of the same loop may call `stop`. Numbers of steps up to
-    `told_step` are on record and are not told again.
+    `told_step` are on record and are not told again. `trials` is where a sweep's are written.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Attempt:
         clock: Clock,
         limits: AttemptLimits,
         told_step: int = 0,
+        trials: TrialBook | None = None,
     ) -> None:
+        self._trials = trials
         self._spec, self._worker, self._limits = spec, worker, limits
         self._told_step = told_step
         self._database, self._bell, self._clock = database, bell, clock
@@ -204,6 +208,8 @@ class Attempt:
                 await asyncio.sleep(self._limits.lease_s / 10)
         if notes:
             self._bell.ring(events_of(self._spec.job_id))
+        if self._trials is not None:
+            self._trials.ring(self._bell)
         if any(isinstance(note, CheckpointSaved) for note in notes):
             failpoints.reach("ckpt.committed")
 
@@ -221,21 +227,26 @@ class Attempt:
         job_id, fence, now = self._spec.job_id, self._spec.fence, self._clock.now()
         jobs.renew(conn, job_id, fence=fence, now=now, lease_s=self._limits.lease_s)
         for note in notes:
-            if isinstance(note, CheckpointSaved):
-                if note.step > checkpoints.furthest_step(conn, job_id):
-                    jobs.count_anew(conn, job_id)  # what was lost before is made up for
-                checkpoints.insert(conn, self._checkpoint(note, now), fence=fence)
-                continue
-            events.append(
-                conn,
-                job_id,
-                kind=note.kind,
-                level=note.level,
-                message=note.message,
-                data=note.data,
-                now=now,
-                fence=fence,
-            )
+            match note:
+                case CheckpointSaved():
+                    if note.step > checkpoints.furthest_step(conn, job_id):
+                        jobs.count_anew(conn, job_id)  # what was lost before is made up for
+                    checkpoints.insert(conn, self._checkpoint(note, now), fence=fence)
+                case TrialAsked() | TrialStopped():
+                    if self._trials is None:
+                        raise InternalError("a job that is no sweep asked for a trial")
+                    self._trials.write(conn, note)
+                case JobEvent():
+                    events.append(
+                        conn,
+                        job_id,
+                        kind=note.kind,
+                        level=note.level,
+                        message=note.message,
+                        data=note.data,
+                        now=now,
+                        fence=fence,
+                    )
 
     def _checkpoint(self, saved: CheckpointSaved, now: float) -> CheckpointRecord:
         folder, work = Path(saved.folder), Path(self._spec.work_dir)
@@ -268,7 +279,7 @@ def _step_of(note: Note) -> int | None:
 
 def _ending(word: LastWord) -> Ending:
     match word:
-        case DatasetBuilt() | ModelTrained():
+        case DatasetBuilt() | ModelTrained() | SweepFinished():
             return Completed(result=word)
         case JobStopped():
             return Stopped(reason=word.reason)

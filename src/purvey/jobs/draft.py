@@ -2,7 +2,7 @@
 
 from typing import Any, NotRequired, TypedDict
 
-from purvey.contracts.ids import new_id
+from purvey.contracts.ids import Prefix, new_id
 from purvey.contracts.jobs import JobApi, JobKind
 from purvey.contracts.records import JobRecord
 
@@ -15,7 +15,7 @@ class JobDraft(TypedDict):
         key_id: The key that asked.
         api: Which resource it answers under; its id's prefix follows.
         kind: Which runner takes it.
-        recipe: The resolved recipe or dataset config.
+        recipe: The resolved recipe, dataset config or sweep.
         recipe_digest: Hex SHA-256 of the recipe.
         seed: The run's seed.
         suffix: Part of the model's name.
@@ -43,10 +43,13 @@ class JobDraft(TypedDict):
     request: NotRequired[dict[str, Any] | None]  # JSON values
 
 
+_PREFIXES: dict[JobApi, Prefix] = {"fine_tuning": "ftjob-", "sweep": "sweep_"}
+
+
 def queued(draft: JobDraft, *, now: float) -> JobRecord:
     """Return the record of a new job, with a new id."""
     return JobRecord(
-        id=new_id("ftjob-" if draft["api"] == "fine_tuning" else "job_"),
+        id=new_id(_PREFIXES.get(draft["api"], "job_")),
         project_id=draft["project_id"],
         key_id=draft["key_id"],
         api=draft["api"],

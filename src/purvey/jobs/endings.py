@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from purvey.contracts.jobs import DatasetBuilt, JobFailed, ModelTrained, StopReason
+from purvey.contracts.sweep.messages import SweepFinished
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """The worker delivered its result, which lies in the output folder."""
+    """The worker delivered its result, which lies in the output folder; a sweep's has no files."""
 
-    result: DatasetBuilt | ModelTrained
+    result: DatasetBuilt | ModelTrained | SweepFinished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from purvey.contracts.jobs import DatasetBuilt, InputDataset, InputFile, ModelTrained
 from purvey.contracts.model import ModelSource
 from purvey.contracts.records import JobRecord
+from purvey.contracts.sweep.messages import SweepFinished
 from purvey.store.artifacts import Artifact
 
 
@@ -29,10 +30,11 @@ class JobInputs:
 Prepare = Callable[[Connection, JobRecord], JobInputs]
 """Resolves inputs; a `PurveyError` it raises fails the job with that error."""
 
-JobResult = DatasetBuilt | ModelTrained
+JobResult = DatasetBuilt | ModelTrained | SweepFinished
 
-Outcome = Callable[[Connection, JobRecord, JobResult, Artifact], dict[str, Any]]
-"""Registers what a job made; returns columns of the job row to set beside `succeeded`."""
+Outcome = Callable[[Connection, JobRecord, JobResult, Artifact | None], dict[str, Any]]
+"""Registers what a job made, for a sweep the best that its trials have; returns columns of the job
+row to set beside `succeeded`."""
 
 Ended = Callable[[Connection, JobRecord], None]
 """Follows every move into a terminal state; receives the row as it then is (usage, datasets)."""

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Protocol
 
 from purvey.contracts.jobs import FromWorker, JobSpec, StopJob, StopReason
+from purvey.contracts.sweep.messages import TrialNews
 from purvey.errors import WorkerCrashedError
 from purvey.ipc.child import Child, spawn, thread_limits
 from purvey.ipc.sharing import UNSHARED, Sharing
+
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
+"""Where the ranks of a divided run listen for each other: nowhere that another machine reaches."""
 
 
 class JobWorker(Protocol):
@@ -24,6 +28,10 @@ class JobWorker(Protocol):
 
     async def stop(self, reason: StopReason) -> None:
         """Ask it to stop at its next safe point; harmless when it has ended."""
+        ...
+
+    async def tell(self, news: TrialNews) -> None:
+        """Tell a sweep's worker how its trials go; harmless when it has ended."""
         ...
 
     def kill(self) -> None:
@@ -67,7 +75,7 @@ class LocalJobLauncher:
         child: Child[FromWorker] = await spawn(
             "job",
             incoming=FromWorker,
-            env=thread_limits(spec.num_threads),
+            env={**thread_limits(spec.num_threads), **_LOOPBACK},
             cwd=Path(spec.work_dir),
             command=self._command,
         )
@@ -97,10 +105,13 @@ class LocalJobWorker:
 
     async def stop(self, reason: StopReason) -> None:
         """Ask it to stop; a worker that is gone shows by the end of its messages."""
-        try:
+        with contextlib.suppress(WorkerCrashedError):
             await self._child.send(StopJob(reason=reason))
-        except WorkerCrashedError:
-            return
+
+    async def tell(self, news: TrialNews) -> None:
+        """Tell it of trials; a worker that is gone shows by the end of its messages."""
+        with contextlib.suppress(WorkerCrashedError):
+            await self._child.send(news)
 
     def kill(self) -> None:
         """End the process and its group at once."""

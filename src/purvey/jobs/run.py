@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from sqlalchemy import Connection
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
-from purvey.contracts.jobs import JobFailed, JobSpec
+from purvey.contracts.jobs import TERMINAL, JobFailed, JobSpec
 from purvey.contracts.records import JobRecord
+from purvey.contracts.sweep.messages import SweepFinished
 from purvey.errors import (
     CapacityError,
     InsufficientStorageError,
@@ -27,12 +29,16 @@ from purvey.jobs.bell import Bell, events_of, wishes_for
 from purvey.jobs.endings import Completed, Ending, Failed, Lost, Starved, Stopped, Superseded
 from purvey.jobs.hooks import JobHooks
 from purvey.jobs.job_folder import JobFolder
-from purvey.jobs.launcher import JobLauncher
+from purvey.jobs.launcher import JobLauncher, JobWorker
+from purvey.jobs.sweeps.book import TrialBook
+from purvey.jobs.sweeps.conductor import Conductor, log_break
+from purvey.jobs.sweeps.ending import sweep_of
 from purvey.store import checkpoints, events, jobs
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
 from purvey.store.failures import storage_error
 from purvey.store.sweeper import collect_artifact
+from purvey.store.sweeps import trials
 from purvey.telemetry import alarms, metrics
 
 logger = logging.getLogger(__name__)
@@ -85,6 +91,7 @@ class Run:
         self._attempt: Attempt | None = None
         self._handing_back = asyncio.Event()
         self._compute_s = 0.0
+        self._conductor: Conductor | None = None
 
     async def finish(self) -> verdict.Verdict | None:
         """Run the attempt and write its verdict.
@@ -99,7 +106,7 @@ class Run:
         """
         try:
             ending = await self._take_place()
-            if isinstance(ending, Completed):
+            if isinstance(ending, Completed) and not isinstance(ending.result, SweepFinished):
                 return await self._deliver(ending)
             return await self._settle(ending, artifact=None)
         except StaleFencingTokenError:
@@ -146,19 +153,44 @@ class Run:
             clock=self._parts.clock,
             limits=limits,
             told_step=told_step,
+            trials=self._book(),
         )
-        return await self._attend(self._attempt)
+        return await self._attend(self._attempt, worker)
 
-    async def _attend(self, attempt: Attempt) -> Ending:
-        """Run the attempt while passing on what the owner wants of it."""
+    def _book(self) -> TrialBook | None:
+        if self.job.kind != "sweep":
+            return None
+        return TrialBook(self.job, clock=self._parts.clock, ended=self._parts.hooks.ended)
+
+    async def _attend(self, attempt: Attempt, worker: JobWorker) -> Ending:
+        """Run the attempt while passing on what the owner wants of it, and how its trials go."""
         began = self._parts.clock.monotonic()
-        obeying = asyncio.create_task(self._obey(attempt))
+        beside = [asyncio.create_task(self._obey(attempt))]
+        if self.job.kind == "sweep":
+            beside.append(self._conduct(worker))
         try:
             return await attempt.run()
         finally:
-            self._compute_s = self._parts.clock.monotonic() - began
-            obeying.cancel()
-            await asyncio.gather(obeying, return_exceptions=True)
+            if self.job.kind != "sweep":  # which waits; its trials compute
+                self._compute_s = self._parts.clock.monotonic() - began
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    def _conduct(self, worker: JobWorker) -> "asyncio.Task[None]":
+        parts = self._parts
+        self._conductor = Conductor(
+            self.job,
+            worker,
+            database=parts.database,
+            artifacts=parts.artifacts,
+            bell=parts.bell,
+            clock=parts.clock,
+            look_s=parts.config.heartbeat_s,
+        )
+        task = asyncio.create_task(self._conductor.run(), name=f"sweep-{self.job.id}")
+        task.add_done_callback(functools.partial(log_break, sweep_id=self.job.id, worker=worker))
+        return task
 
     async def _obey(self, attempt: Attempt) -> None:
         """Tell the worker what its owner wants, also when a read or a ring was missed."""
@@ -251,11 +283,31 @@ class Run:
             # What it was writing goes first: the verdict may need that room.
             room = await asyncio.to_thread(self._folder.make_room)
             ending = Starved(needed_bytes=room)
+        is_sweep = self.job.kind == "sweep"
+        held = await parts.database.read(self._held) if is_sweep else []
         decided = await self._record(ending, artifact)
         failpoints.reach("job.terminal")
         parts.bell.ring(events_of(self.job.id))
+        if self._conductor is not None:
+            await self._conductor.clear_up()
+        if is_sweep and decided.to in TERMINAL:
+            await self._leave_trials(held)
+        elif (sweep_id := sweep_of(self.job)) is not None:
+            parts.bell.ring(events_of(sweep_id))
         await asyncio.to_thread(self._folder.leave, decided.to)
         return decided
+
+    def _held(self, conn: Connection) -> list[str]:
+        return trials.held(conn, self.job.id)
+
+    async def _leave_trials(self, held: list[str]) -> None:
+        """Have the trials of a sweep that still run stop now; the others' models go."""
+        parts = self._parts
+        for trial in await parts.database.read(lambda conn: trials.of_sweep(conn, self.job.id)):
+            parts.bell.ring(wishes_for(trial.job_id))
+            parts.bell.ring(events_of(trial.job_id))
+        for digest in held:
+            await collect_artifact(parts.database, parts.artifacts, digest)
 
     async def _record(self, ending: Ending, artifact: Artifact | None) -> verdict.Verdict:
         """Write the verdict; on a full disk wait for room, at most until the server stops."""

@@ -19,9 +19,11 @@ from purvey.errors import ConflictError, RateLimitedError, ShuttingDownError
 from purvey.jobs.bell import QUEUE, Bell, events_of, wishes_for
 from purvey.jobs.draft import JobDraft, queued
 from purvey.jobs.hooks import Ended
+from purvey.jobs.sweeps.ending import follow_up, sweep_of
 from purvey.store import checkpoints, events, jobs
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
+from purvey.store.sweeps import trials
 
 Wish = Literal["pause", "cancel"]
 FOLLOWED_AT_ONCE = 1_000
@@ -45,6 +47,7 @@ class JobService:
         self,
         *,
         beside: Callable[[Connection, JobRecord], None] | None = None,
+        num_trials: int = 0,
         **draft: Unpack[JobDraft],
     ) -> JobRecord:
         """Put a validated job into the queue; it is on disk when this returns.
@@ -52,6 +55,7 @@ class JobService:
         Args:
             beside: Writes that belong to the job, made in its transaction after it (the row
                 of the dataset it makes).
+            num_trials: Jobs that it will have beside itself, at one time.
             draft: What the job is, see `JobDraft`.
 
         Raises:
@@ -60,7 +64,7 @@ class JobService:
         record = queued(draft, now=self._clock.now())
 
         def work(conn: Connection) -> None:
-            _check_room(conn, record.project_id)
+            _check_room(conn, record.project_id, num_jobs=1 + num_trials)
             jobs.insert(conn, record)
             self._tell(conn, record.id, "The job is queued.")
             if beside is not None:
@@ -211,8 +215,13 @@ class JobService:
 
     async def _wish(self, project_id: str, job_id: str, wish: Wish) -> JobRecord:
         job = await self._database.write(lambda conn: self._grant(conn, project_id, job_id, wish))
-        self._bell.ring(wishes_for(job_id))
-        self._bell.ring(events_of(job_id))
+        concerned = [job_id, *filter(None, [sweep_of(job)])]
+        if job.kind == "sweep":
+            known = await self._database.read(lambda conn: trials.of_sweep(conn, job_id))
+            concerned += [trial.job_id for trial in known]
+        for one in concerned:
+            self._bell.ring(wishes_for(one))
+            self._bell.ring(events_of(one))
         return job
 
     def _grant(self, conn: Connection, project_id: str, job_id: str, wish: Wish) -> JobRecord:
@@ -234,6 +243,7 @@ class JobService:
         self._tell(conn, job_id, "The job is cancelled.")
         ended = jobs.move(conn, job_id, to="cancelled", now=now, wanted="cancel", error=None)
         self._ended(conn, ended)
+        follow_up(conn, ended, now=now, ended=self._ended)
         return ended
 
     def _tell(self, conn: Connection, job_id: str, message: str) -> None:
@@ -248,10 +258,11 @@ class JobService:
         )
 
 
-def _check_room(conn: Connection, project_id: str) -> None:
-    if jobs.count_unfinished(conn, project_id) >= LIMITS.queued_jobs:
+def _check_room(conn: Connection, project_id: str, *, num_jobs: int) -> None:
+    unfinished = jobs.count_unfinished(conn, project_id)
+    if unfinished + num_jobs > LIMITS.queued_jobs:
         raise RateLimitedError(
-            f"the project has {LIMITS.queued_jobs} unfinished jobs.",
+            f"the project has {unfinished} unfinished jobs, and may have {LIMITS.queued_jobs}.",
             hint="Wait for some to end, or cancel them.",
         )
 

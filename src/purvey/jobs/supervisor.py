@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.ids import new_id
+from purvey.contracts.jobs import JobKind
 from purvey.contracts.records import JobRecord
 from purvey.errors import CapacityError, StaleFencingTokenError
 from purvey.jobs import verdict
@@ -37,6 +38,12 @@ from purvey.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_S = 60.0
+_COMPUTING: tuple[JobKind, ...] = ("training", "dataset")
+_SEARCHING: tuple[JobKind, ...] = ("sweep",)
+_LANES = (_COMPUTING, _SEARCHING)
+"""Kinds that share places: a sweep waits for its trials, and must not take the place of one."""
+MAX_SWEEPS = 8
+"""Sweeps that have a worker at once, where jobs run at all."""
 
 
 class Supervisor:
@@ -50,7 +57,7 @@ class Supervisor:
         bell: Shared with the service, on the same event loop.
         clock: Time of leases and events.
         folder: Below it every job gets a folder of its own.
-        max_running: Jobs at once.
+        max_running: Jobs at once, sweeps beside them not counted.
         backoff_s: Wait before the second attempt; doubled for each further one.
         config: What every run is held to.
     """
@@ -81,7 +88,7 @@ class Supervisor:
         )
         self._max_running, self._backoff_s = max_running, backoff_s
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
-        self._resting: dict[str, float] = {}  # job id to loop time of its next attempt
+        self._resting: dict[str, tuple[JobKind, float]] = {}  # and loop time of its next attempt
         self._hungry: dict[str, float] = {}  # as much of what waits for room, to look at it again
         self._astray: dict[str, float] = {}  # job id to loop time when it was seen to have no run
         self._is_draining = False
@@ -144,8 +151,8 @@ class Supervisor:
         """Wait for news, for the next attempt that is due, or for a lease to look at."""
         now = asyncio.get_running_loop().time()
         # An attempt that is due and has no place waits for one: a place that is left is news.
-        has_place = len(self._runs) < self._max_running
-        due = [at for at in self._resting.values() if has_place or at > now]
+        free = self._placed_kinds()
+        due = [at for kind, at in self._resting.values() if kind in free or at > now]
         due += [at for at in self._hungry.values() if at > now]
         wait_s = min([*due, now + self._parts.config.lease_s]) - now
         with contextlib.suppress(TimeoutError):
@@ -211,8 +218,8 @@ class Supervisor:
         jobs.move(conn, job_id, to="queued", now=now, error=None)
 
     async def _fill(self) -> None:
-        while len(self._runs) < self._max_running and not self._is_draining:
-            job = await self._claim()
+        while (kinds := self._placed_kinds()) and not self._is_draining:
+            job = await self._claim(kinds)
             if job is None:
                 return
             failpoints.reach("lease.taken")
@@ -221,7 +228,15 @@ class Supervisor:
             task = asyncio.create_task(self._finish(run), name=f"run-{job.id}")
             self._runs[job.id] = (run, task)
 
-    async def _claim(self) -> JobRecord | None:
+    def _placed_kinds(self) -> list[JobKind]:
+        """List the kinds of jobs for which there is a place."""
+        return [kind for lane in _LANES if self._has_place(lane) for kind in lane]
+
+    def _has_place(self, lane: tuple[JobKind, ...]) -> bool:
+        places = self._max_running if lane is _COMPUTING else MAX_SWEEPS * bool(self._max_running)
+        return sum(run.job.kind in lane for run, _ in self._runs.values()) < places
+
+    async def _claim(self, kinds: list[JobKind]) -> JobRecord | None:
         not_due = [*self._not_due(), *self._runs]
         return await self._parts.database.write(
             lambda conn: jobs.claim(
@@ -229,13 +244,14 @@ class Supervisor:
                 lease=new_id("lease_"),
                 now=self._parts.clock.now(),
                 lease_s=self._parts.config.lease_s,
+                kinds=kinds,
                 excluding=not_due,
             )
         )
 
     def _not_due(self) -> list[str]:
         now = asyncio.get_running_loop().time()
-        self._resting = {job_id: due for job_id, due in self._resting.items() if due > now}
+        self._resting = {i: rest for i, rest in self._resting.items() if rest[1] > now}
         return list(self._resting)
 
     async def _finish(self, run: Run) -> None:
@@ -273,7 +289,8 @@ class Supervisor:
             self._hungry[job.id] = looked_at
         if decided.is_retry:
             wait_s = min(self._backoff_s * 2 ** (job.attempt - 1), _LONGEST_BACKOFF_S)
-            self._resting[job.id] = asyncio.get_running_loop().time() + wait_s
+            due = asyncio.get_running_loop().time() + wait_s
+            self._resting[job.id] = (job.kind, due)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from purvey.contracts.records import JobRecord
 from purvey.errors import InsufficientStorageError, WorkerCrashedError
 from purvey.jobs.endings import Completed, Ending, Failed, Lost, Starved, Stopped, Superseded
 from purvey.jobs.hooks import JobHooks
+from purvey.jobs.sweeps.ending import follow_up
 from purvey.store import events, jobs
 from purvey.store.artifacts import Artifact
 
@@ -86,7 +87,7 @@ def record(
         max_attempts: Attempts a job may have.
         now: Epoch seconds.
         compute_s: Seconds of computing that this attempt adds.
-        artifact: What was published, for a `Completed` ending.
+        artifact: What was published, for a `Completed` ending; a sweep publishes nothing.
 
     Raises:
         StaleFencingTokenError: Another attempt took over; nothing was written.
@@ -99,7 +100,7 @@ def record(
         "error": verdict.error,
         "attempt": job.attempt if verdict.is_counted else job.attempt - 1,
     }
-    if verdict.to == "succeeded" and isinstance(ending, Completed) and artifact is not None:
+    if verdict.to == "succeeded" and isinstance(ending, Completed):
         changes |= hooks.outcome(conn, job, ending.result, artifact)
     events.append(
         conn,
@@ -114,6 +115,7 @@ def record(
     moved = jobs.move(conn, job.id, to=verdict.to, now=now, fence=job.fence, **changes)
     if moved.status in TERMINAL:
         hooks.ended(conn, moved)
+        follow_up(conn, moved, now=now, ended=hooks.ended)
     return verdict
 
 

@@ -130,7 +130,7 @@ def _append(conn: Connection, *, rows: list[UsageRecord]) -> None:
 
 def _told(usage: UsageRecord) -> dict[str, object]:
     """Return what a row says, for a log; all of it is numbers, names and ids."""
-    units = ("input_tokens", "output_tokens", "images", "rows")
+    units = ("input_tokens", "output_tokens", "images", "audio_s", "rows")
     used = {unit: getattr(usage, unit) for unit in units}
     return {
         "request_id": usage.request_id,

@@ -141,11 +141,22 @@ class ChatTemplate:
         end = tokenizer.decode(prompt[-_MARK_TOKENS:], keep_special=True)
         return self.marks_reasoning and end.rstrip().endswith(THINKING[0])
 
-    def training_rows(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> TrainingRow:
+    def training_rows(
+        self,
+        messages: Sequence[ChatMessage],
+        tokenizer: Tokenizer,
+        *,
+        is_last_only: bool = False,
+    ) -> TrainingRow:
         """Encode a conversation so that the loss falls on the assistant's turns alone.
 
         Every assistant turn begins exactly where generation would begin, and its target includes
         the token that ends the turn; where the template has none, the end token is added.
+
+        Args:
+            messages: The turns.
+            tokenizer: The model's.
+            is_last_only: Take the loss on the last of the assistant's turns alone.
 
         Raises:
             InvalidValueError: There is no assistant turn, or the template renders the beginning
@@ -162,7 +173,8 @@ class ChatTemplate:
         for index, (start, end) in enumerate(itertools.pairwise(edges)):
             piece = guard.encode(whole[start:end], after=ids)
             ids += piece
-            is_target += [index % 2 == 1] * len(piece)
+            is_answer = index % 2 == 1 and (not is_last_only or index == len(edges) - 2)
+            is_target += [is_answer] * len(piece)
         is_ended = ids[-1] in tokenizer.eos_ids or ids[-1] == self.turn_end(tokenizer)
         if tokenizer.eos_ids and not is_ended:
             ids, is_target = [*ids, tokenizer.eos_ids[0]], [*is_target, True]

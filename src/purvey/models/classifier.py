@@ -16,24 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from purvey.contracts.engine import NamedInputs, PlainInput, TextInput
-from purvey.contracts.model import InputSpec, ModelManifest, Task, TextSpec
+from purvey.contracts.model import InputSpec, ModelManifest, NumberSpec, Task, TextSpec
 from purvey.contracts.sizes import check_parameters
-from purvey.errors import InvalidCheckpointError, InvalidValueError
+from purvey.errors import InvalidValueError
 from purvey.models import text_ngrams
 from purvey.models.custom import UserModule, load_from_folder, load_from_roots
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.manifest import read_manifest, write_manifest
-from purvey.models.folder.safetensors_file import (
-    read_header,
-    read_tensors,
-    why_unstorable,
-    write_tensors,
-)
-from purvey.models.images import ImageReader
+from purvey.models.folder.network_file import load_network_weights
+from purvey.models.folder.safetensors_file import why_unstorable, write_tensors
+from purvey.models.inputs.media import MediaReader
 from purvey.models.inputs.tensors import check_names, tensor_of
 from purvey.models.networks import catalogue
+from purvey.models.networks.building import build_network
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
-from purvey.parse.parser import PARSER, ImageDecoder
+from purvey.parse.parser import PARSER, MediaDecoder
 
 Prepared = tuple[Tensor, ...]
 """One input as tensors, before it is joined with others into a batch."""
@@ -69,22 +66,22 @@ class Classifier:
         """Weights."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def prepare(self, inputs: NamedInputs, *, decoder: ImageDecoder = PARSER) -> Prepared:
+    def prepare(self, inputs: NamedInputs, *, decoder: MediaDecoder = PARSER) -> Prepared:
         """Turn one input into tensors; costly work (decoding, hashing) happens here.
 
         Args:
             inputs: Values by the names that the manifest declares.
-            decoder: What decodes images.
+            decoder: What decodes images and recordings.
 
         Raises:
             InvalidValueError: An input is missing, unknown, of another kind, or broken.
         """
-        return self._prepared(inputs, ImageReader(decoder))
+        return self._prepared(inputs, MediaReader(decoder))
 
     def prepare_all(self, rows: Sequence[NamedInputs]) -> list[Prepared]:
-        """As `prepare`, for the inputs of one request: their images share what one may cost."""
-        images = ImageReader()
-        return [self._prepared(inputs, images) for inputs in rows]
+        """As `prepare`, for the inputs of one request, whose media share what it may cost."""
+        media = MediaReader()
+        return [self._prepared(inputs, media) for inputs in rows]
 
     def collate(self, items: Sequence[Prepared]) -> tuple[Tensor, ...]:
         """Join prepared inputs into the tensors that `logits` takes."""
@@ -104,6 +101,13 @@ class Classifier:
             raise InvalidValueError(message, param="model.architecture")
         return logits_BL.float()
 
+    def answers(self, logits_BL: Tensor) -> Tensor:
+        """Return in float64 what is told: probabilities `p_BL`, or a regression's scores `y_B1`."""
+        if self.manifest.task == "regression":
+            scale = self.manifest.score or NumberSpec()
+            return logits_BL.double() * scale.std + scale.mean
+        return (logits_BL.double() / self.manifest.temperature).softmax(dim=-1)
+
     @torch.no_grad()
     def log_probabilities(self, items: Sequence[Prepared]) -> Tensor:
         """Return calibrated natural log-probabilities `logp_BL` of prepared inputs, in float32."""
@@ -115,13 +119,13 @@ class Classifier:
         manifest = msgspec.structs.replace(self.manifest, **changes)
         return Classifier(manifest=manifest, module=self.module, source=self.source)
 
-    def _prepared(self, inputs: NamedInputs, images: ImageReader) -> Prepared:
+    def _prepared(self, inputs: NamedInputs, media: MediaReader) -> Prepared:
         declared = self.manifest.inputs
         check_names(inputs, declared)
         if self.manifest.family == TEXT_NGRAMS:
             ((name, spec),) = declared.items()
             return self._featurised(inputs[name], spec, name)
-        return tuple(tensor_of(inputs[name], spec, name, images) for name, spec in declared.items())
+        return tuple(tensor_of(inputs[name], spec, name, media) for name, spec in declared.items())
 
     def _featurised(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
         assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
@@ -206,7 +210,7 @@ def load_classifier(folder: Path) -> Classifier:
         network = user.build(
             num_classes=_num_outputs(manifest), hyperparameters=manifest.hyperparameters
         )
-    _load_weights(network, folder / WEIGHTS_NAME)
+    load_network_weights(network, folder / WEIGHTS_NAME)
     return Classifier(manifest=manifest, module=network.eval(), source=source)
 
 
@@ -215,9 +219,13 @@ def _num_outputs(manifest: ModelManifest) -> int:
 
 
 def _network(manifest: ModelManifest) -> nn.Module:
-    fields = Fields(manifest.hyperparameters, error=InvalidValueError, at="model.hyperparameters.")
-    found = catalogue.find(manifest.architecture or "", task=manifest.task)
-    return found.build(manifest.inputs, _num_outputs(manifest), fields)
+    return build_network(
+        manifest.architecture or "",
+        task=manifest.task,
+        inputs=manifest.inputs,
+        num_outputs=_num_outputs(manifest),
+        hyperparameters=manifest.hyperparameters,
+    )
 
 
 def _build_text_ngrams(
@@ -247,11 +255,9 @@ def _text_ngrams(num_classes: int, hyperparameters: Mapping[str, Any]) -> text_n
         buckets * width + num_classes * (width + 1),
         f"a table of {buckets} x {width}, and {num_classes} labels x ({width} + 1)",
     )
-    dropout = hyperparameters.get("dropout", 0.0)
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise fields.refusal("dropout", "must be a number from 0 up to 1")
+    dropout = fields.fraction("dropout", default=0.0)
     return text_ngrams.TextNgrams(
-        num_classes=num_classes, buckets=buckets, width=width, dropout=float(dropout)
+        num_classes=num_classes, buckets=buckets, width=width, dropout=dropout
     )
 
 
@@ -282,23 +288,3 @@ def _check_storable(network: nn.Module, reference: str) -> None:
                 param="model.architecture",
                 hint="Store real numbers, or register the buffer with persistent=False.",
             )
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InvalidCheckpointError(f"the model folder has no {path.name}.", param="model")
-    found = {name: header.shape for name, header in read_header(path).items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    for name in sorted(found.keys() ^ expected.keys()):
-        state = "missing" if name in expected else "not part of this network"
-        raise InvalidCheckpointError(f"tensor {name!r} is {state}.", param="model")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            message = f"tensor {name!r} is {list(found[name])}, not {list(shape)}."
-            raise InvalidCheckpointError(message, param="model")
-    tensors = read_tensors(path, is_finite_required=False)
-    for name, _ in network.named_parameters():  # a buffer may: masks hold -inf
-        if not bool(torch.isfinite(tensors[name]).all()):
-            message = f"tensor {name!r} holds values that are not finite."
-            raise InvalidCheckpointError(message, param="model")
-    network.load_state_dict(tensors)

@@ -17,9 +17,18 @@ from typing import Any
 
 from torch import nn
 
-from purvey.contracts.model import ImageSpec, InputSpec, ModelManifest, NumberSpec, Task, TextSpec
+from purvey.contracts.model import (
+    AudioSpec,
+    CategorySpec,
+    ImageSpec,
+    InputSpec,
+    ModelManifest,
+    NumberSpec,
+    Task,
+    TextSpec,
+)
 from purvey.errors import IntegrityError, InvalidCheckpointError, InvalidValueError
-from purvey.module import DECLARATION, Image, Input, ModelDeclaration, Text
+from purvey.module import DECLARATION, Audio, Category, Image, Input, ModelDeclaration, Text
 
 _ARCHITECTURE = "model.architecture"
 _HYPERPARAMETERS = "model.hyperparameters"
@@ -202,4 +211,12 @@ def _spec(declared: Input) -> InputSpec:
         )
     if isinstance(declared, Text):
         return TextSpec(max_bytes=declared.max_bytes)
-    return NumberSpec()
+    if isinstance(declared, Audio):
+        return AudioSpec(
+            sample_rate_hz=declared.sample_rate_hz,
+            max_s=declared.max_s,
+            num_mels=declared.num_mels,
+        )
+    if isinstance(declared, Category):
+        return CategorySpec(values=tuple(declared.values))
+    return NumberSpec(mean=declared.mean, std=declared.std)

@@ -24,6 +24,9 @@ class Decoder(nn.Module):
 
     Fresh weights are N(0, `initializer_std`) from torch's default generator; gains are 1, biases 0.
 
+    With `is_recomputed` a graph holds the states between layers alone, and a layer is computed
+    once more on the way back (Chen et al. 2016): the same bits for less memory and more work.
+
     Args:
         config: Its shape.
     """
@@ -38,6 +41,7 @@ class Decoder(nn.Module):
         if not config.is_tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
         self.rotary = Rotary(config)
+        self.is_recomputed = False
         self.reset_parameters()
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
@@ -62,14 +66,21 @@ class Decoder(nn.Module):
         """
         x_TD = self.embed_tokens(tokens_T) * self.config.embedding_scale
         for block, angles in zip(self.layers, self.rotary.angles(positions_T), strict=True):
-            x_TD = block(x_TD, angles, attend)
+            if self.is_recomputed and torch.is_grad_enabled():
+                x_TD = _recomputed(block, x_TD, angles, attend)
+            else:
+                x_TD = block(x_TD, angles, attend)
         normed_TD: Tensor = self.norm(x_TD)
         return normed_TD
 
+    @property
+    def head(self) -> Tensor:
+        """The matrix `head_VD` that gives logits; the embedding's where they are tied."""
+        return (self.embed_tokens if self.lm_head is None else self.lm_head).weight
+
     def logits(self, x_TD: Tensor) -> Tensor:
         """Return `logits_TV` in float32 of final states."""
-        head = self.embed_tokens if self.lm_head is None else self.lm_head
-        logits_TV = linear(x_TD, head.weight).float()
+        logits_TV = linear(x_TD, self.head).float()
         return capped(logits_TV, self.config.logit_softcap)
 
     @torch.no_grad()
@@ -82,6 +93,13 @@ class Decoder(nn.Module):
                 module.bias.zero_()
             if isinstance(module, RMSNorm):
                 module.weight.fill_(1.0 - self.config.norm_offset)
+
+
+def _recomputed(block: nn.Module, x_TD: Tensor, angles: Angles, attend: Attention) -> Tensor:
+    from torch.utils.checkpoint import checkpoint  # training's alone; engines load without it
+
+    out_TD: Tensor = checkpoint(block, x_TD, angles, attend, use_reentrant=False)
+    return out_TD
 
 
 class Block(nn.Module):

@@ -11,12 +11,13 @@ from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.language import LanguageModel, load_language_model
 from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
+from purvey.models.speech.recogniser import SpeechModel, load_speech_model
 from purvey.models.weights import refuse_unsafe_files
 
 
 def open_model(
     source: ModelSource, *, is_widened: bool = True, has_matrices: bool = True
-) -> LanguageModel | ForeignModel | Classifier | EmbeddingModel:
+) -> LanguageModel | ForeignModel | Classifier | EmbeddingModel | SpeechModel:
     """Open a registered model for computing: float32, on the CPU, in evaluation mode.
 
     An adapter is merged onto its base. A user's module runs from the folder's own copy, whose
@@ -39,6 +40,8 @@ def open_model(
         return load_embedding_model(folder)
     if manifest.family == "transformers":
         return load_foreign_model(folder)
+    if manifest.family == "speech":
+        return load_speech_model(folder)
     if manifest.family != "decoder":
         return load_classifier(folder)
     if not (folder / ADAPTER_CONFIG_NAME).is_file():

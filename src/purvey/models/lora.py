@@ -21,6 +21,7 @@ from purvey.models.decoder import Decoder
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.safetensors_file import read_tensors, write_tensors
+from purvey.models.linears.int4 import Int4Linear
 from purvey.models.skeleton import skeleton
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -44,7 +45,9 @@ class LoraLinear(nn.Module):
         dropout: Share of the input dropped on the way into A while training.
     """
 
-    def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: nn.Linear | Int4Linear, *, rank: int, scale: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.base = base.requires_grad_(requires_grad=False)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False)
@@ -61,6 +64,7 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the base layer with the addition folded into its weight."""
+        assert isinstance(self.base, nn.Linear), "a base in 4 bits is not merged into"
         self.base.weight += self.scale * (self.lora_B.weight @ self.lora_A.weight)
         return self.base.requires_grad_(requires_grad=True)
 
@@ -68,17 +72,21 @@ class LoraLinear(nn.Module):
 def inject(decoder: Decoder, config: LoraConfig, *, generator: torch.Generator) -> None:
     """Freeze a decoder and put fresh adapters on its layers, in place.
 
+    With `base_precision` `int4` every linear layer of a block, adapted or not, is held in 4 bits.
     A is drawn as `nn.Linear` does (Kaiming uniform, a = sqrt 5), B is zero.
 
     Args:
         decoder: Not adapted yet.
-        config: Rank, alpha, dropout and which layers.
+        config: Rank, alpha, dropout, which layers, and how the base is held.
         generator: Source of chance.
     """
     decoder.requires_grad_(requires_grad=False)
+    if config.base_precision == "int4":
+        for name in _linear_names(decoder, _ALL):  # one by one: each leaves its memory at once
+            decoder.set_submodule(name, Int4Linear(_plain(decoder, name)))
     for name in _linear_names(decoder, TARGETS[config.targets]):
         base = decoder.get_submodule(name)
-        assert isinstance(base, nn.Linear), "the decoder is adapted already"
+        assert isinstance(base, nn.Linear | Int4Linear), "the decoder is adapted already"
         scale = config.alpha / config.rank
         layer = LoraLinear(base, rank=config.rank, scale=scale, dropout=config.dropout)
         nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5), generator=generator)
@@ -188,9 +196,7 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
     weights = read_adapter(folder, decoder.config)
     decoder.requires_grad_(requires_grad=False)
     for name, (a, b) in weights.pairs.items():
-        base = decoder.get_submodule(name)
-        assert isinstance(base, nn.Linear), "the decoder is adapted already"
-        layer = LoraLinear(base, rank=weights.rank, scale=weights.scale)
+        layer = LoraLinear(_plain(decoder, name), rank=weights.rank, scale=weights.scale)
         layer.lora_A.weight = nn.Parameter(a)
         layer.lora_B.weight = nn.Parameter(b)
         decoder.set_submodule(name, layer.train(decoder.training))
@@ -202,6 +208,12 @@ def _linear_names(decoder: Decoder, targets: tuple[str, ...]) -> list[str]:
         for name, _ in decoder.named_modules()
         if name.startswith("layers.") and name.rpartition(".")[2] in targets
     ]
+
+
+def _plain(decoder: Decoder, name: str) -> nn.Linear:
+    layer = decoder.get_submodule(name)
+    assert isinstance(layer, nn.Linear), "the decoder is adapted already"
+    return layer
 
 
 def _read_config(folder: Path) -> tuple[int, float]:

@@ -1,16 +1,17 @@
-"""A decoder's shape without its numbers: what is counted, compared with files, and filled in."""
+"""A network's shape without its numbers: what is counted, compared with files, and filled in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 
+M = TypeVar("M", bound=nn.Module)
 _FILLS = frozenset({
     Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_,
     init.normal_, init.uniform_, init.kaiming_uniform_, init.zeros_, init.ones_,
@@ -18,13 +19,18 @@ _FILLS = frozenset({
 
 
 def skeleton(config: DecoderConfig) -> Decoder:
-    """Build a decoder on the meta device, in training mode.
+    """Build a decoder on the meta device, in training mode."""
+    return without_numbers(lambda: Decoder(config))
+
+
+def without_numbers(build: Callable[[], M]) -> M:
+    """Build a module on the meta device.
 
     Initial values are not even pretended: on this device torch does so through its compiler,
     whose import alone takes longer than everything else that loads a model.
     """
     with torch.device("meta"), _Unfilled():
-        return Decoder(config)
+        return build()
 
 
 class _Unfilled(TorchFunctionMode):

@@ -4,9 +4,11 @@ from typing import Protocol
 
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.parse import (
+    AudioDecoded,
     ChatRendered,
     CheckGrammar,
     CheckTemplate,
+    DecodeAudio,
     DecodeImage,
     FromParser,
     GrammarChecked,
@@ -23,7 +25,7 @@ from purvey.errors import (
     InvalidSchemaError,
     InvalidValueError,
 )
-from purvey.parse import images
+from purvey.parse import images, sounds
 from purvey.parse.pool import ParseFailedError, ParsePool
 
 _MESSAGE_CHARS = 500
@@ -39,6 +41,22 @@ class ImageDecoder(Protocol):
             InvalidValueError: The image is refused; names `param`.
         """
         ...
+
+
+class AudioDecoder(Protocol):
+    """Turns encoded recordings into samples."""
+
+    def decode_audio(self, question: DecodeAudio, *, param: str, timeout_s: float) -> AudioDecoded:
+        """Return the samples of a part of a recording.
+
+        Raises:
+            InvalidValueError: The recording is refused; names `param`.
+        """
+        ...
+
+
+class MediaDecoder(ImageDecoder, AudioDecoder, Protocol):
+    """Turns encoded images and recordings into numbers."""
 
 
 class Parser:
@@ -123,6 +141,23 @@ class Parser:
             raise _other(answer)
         return answer
 
+    def decode_audio(self, question: DecodeAudio, *, param: str, timeout_s: float) -> AudioDecoded:
+        """Return the samples of a part of a recording.
+
+        Raises:
+            InvalidValueError: The recording is refused, or takes too much time or memory.
+        """
+        try:
+            answer = self._pool.ask(question, timeout_s=timeout_s)
+        except ParseFailedError as error:
+            message = f"the recording {error}: give a shorter or simpler one."
+            raise InvalidValueError(message, param=param) from None
+        if isinstance(answer, Unusable):
+            raise InvalidValueError(answer.message[:_MESSAGE_CHARS], param=param)
+        if not isinstance(answer, AudioDecoded) or not _is_whole(answer):
+            raise _other(answer)
+        return answer
+
     def _about_template(self, question: ToParser) -> FromParser:
         try:
             return self._pool.ask(question, timeout_s=LIMITS.template_s)
@@ -134,7 +169,7 @@ class DecoderHere:
     """Decodes in this process, what was made or decoded under limits before.
 
     An explanation's perturbed images are encoded by the engine itself; a training job reads
-    images that the preparation of its dataset has decoded.
+    images and recordings that the preparation of its dataset has decoded.
     """
 
     def decode(
@@ -147,9 +182,29 @@ class DecoderHere:
         """Return an image's pixels at the size asked for."""
         return images.decode(question, param=param)
 
+    def decode_audio(
+        self,
+        question: DecodeAudio,
+        *,
+        param: str,
+        timeout_s: float,  # nobody stands by to end it
+    ) -> AudioDecoded:
+        """Return the samples of a part of a recording."""
+        return sounds.decode(question, param=param)
+
 
 PARSER = Parser(ParsePool())
 """This process's own; its processes start when the first question comes."""
+
+
+def _is_whole(answer: AudioDecoded) -> bool:
+    frame_bytes = answer.channels * sounds.SAMPLE_BYTES
+    return (
+        1 <= answer.channels <= LIMITS.audio_channels
+        and sounds.LEAST_RATE_HZ <= answer.sample_rate_hz <= LIMITS.audio_rate_hz
+        and len(answer.samples) % frame_bytes == 0
+        and len(answer.samples) <= LIMITS.audio_samples * sounds.SAMPLE_BYTES
+    )
 
 
 def _bad_template(message: str) -> InvalidCheckpointError:

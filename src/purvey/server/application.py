@@ -24,8 +24,10 @@ from purvey.server.native import (
     recipes,
     rerank,
     server_status,
+    sweeps,
     tokenize,
     training_jobs,
+    training_reports,
     usage,
 )
 from purvey.server.native.explaining import Explainer, recover
@@ -39,6 +41,7 @@ from purvey.server.openai import (
     fine_tuning,
     models,
 )
+from purvey.server.openai.audio import transcriptions
 from purvey.server.routing import Routes, check_policies
 from purvey.server.services import Services
 
@@ -51,6 +54,7 @@ RESOURCES: Iterable[Routes] = (
     chat.routes,
     completions.routes,
     embeddings.routes,
+    transcriptions.routes,
     rerank.routes,
     classify.routes,
     decisions.routes,
@@ -64,6 +68,8 @@ RESOURCES: Iterable[Routes] = (
     datasets.routes,
     deployments.routes,
     training_jobs.routes,
+    training_reports.routes,
+    sweeps.routes,
     recipes.routes,
     keys.routes,
     usage.routes,

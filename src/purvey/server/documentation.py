@@ -79,8 +79,12 @@ def also_streamed(example: str) -> dict[str, Any]:
     Args:
         example: The last events of such a stream.
     """
-    content = {STREAM: {"example": example}}
-    return {"responses": {"200": {"content": content}}}
+    return also_shown(STREAM, example)
+
+
+def also_shown(media: str, example: str) -> dict[str, Any]:
+    """Describe another content type of a success, for the `extra` of a route."""
+    return {"responses": {"200": {"content": {media: {"example": example}}}}}
 
 
 def error_schemas() -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Tally:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     images: int = 0
+    audio_s: float = 0.0
     rows: int = 0
     compute_s: float = 0.0
     is_estimated: bool = False
@@ -74,6 +75,7 @@ async def _record(
             input_tokens=tally.input_tokens,
             output_tokens=tally.output_tokens,
             images=tally.images,
+            audio_s=tally.audio_s,
             rows=tally.rows,
             compute_s=tally.compute_s or clock.monotonic() - started_at,
             is_estimated=tally.is_estimated,

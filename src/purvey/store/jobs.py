@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, func, select
 
-from purvey.contracts.jobs import TERMINAL, JobApi, JobStatus, may_move
+from purvey.contracts.jobs import TERMINAL, JobApi, JobKind, JobStatus, may_move
 from purvey.contracts.records import JobRecord
 from purvey.errors import ConflictError, NotFoundError, StaleFencingTokenError
 from purvey.store.rows import Order, Page, from_row, get_row, page_rows, to_row
@@ -57,24 +57,31 @@ def page(
 
 
 def claim(
-    conn: Connection, *, lease: str, now: float, lease_s: float, excluding: Collection[str] = ()
+    conn: Connection,
+    *,
+    lease: str,
+    now: float,
+    lease_s: float,
+    kinds: Collection[JobKind] = ("training", "dataset"),
+    excluding: Collection[str] = (),
 ) -> JobRecord | None:
     """Take the queued job whose turn it is under a new lease, with the next attempt and fence.
 
-    Projects take turns: the one with the fewest running jobs comes first, of these the one
-    that started a job longest ago; of its jobs, the oldest.
+    Projects take turns: the one with the fewest running jobs of these kinds comes first, of
+    these the one that started a job longest ago; of its jobs, the oldest.
 
     Args:
         conn: The transaction.
         lease: Name of the new lease.
         now: Epoch seconds.
         lease_s: How long the lease lasts without renewal.
+        kinds: Which jobs to look at.
         excluding: Jobs to leave alone, because they wait before another attempt.
 
     Returns:
         The job, now running, or None when nothing is queued.
     """
-    job = _next(conn, excluding)
+    job = _next(conn, kinds, excluding)
     if job is None:
         return None
     return move(
@@ -238,18 +245,20 @@ def count_by_status(conn: Connection) -> dict[str, int]:
     return {row.status: row.jobs for row in conn.execute(counts)}
 
 
-def _next(conn: Connection, excluding: Collection[str]) -> JobRecord | None:
+def _next(
+    conn: Connection, kinds: Collection[JobKind], excluding: Collection[str]
+) -> JobRecord | None:
     others, project = JOBS.alias(), JOBS.c.project_id
     running = select(func.count()).where(
-        others.c.project_id == project, others.c.status == "running"
+        others.c.project_id == project, others.c.status == "running", others.c.kind.in_(kinds)
     )
     last_start = select(func.coalesce(func.max(others.c.started_at), 0.0)).where(
-        others.c.project_id == project
+        others.c.project_id == project, others.c.kind.in_(kinds)
     )
     oldest = func.min(JOBS.c.position)
     turns = (
         select(oldest)
-        .where(JOBS.c.status == "queued", JOBS.c.id.not_in(excluding))
+        .where(JOBS.c.status == "queued", JOBS.c.kind.in_(kinds), JOBS.c.id.not_in(excluding))
         .group_by(project)
         .order_by(running.scalar_subquery(), last_start.scalar_subquery(), oldest)
         .limit(1)

@@ -15,7 +15,7 @@ from purvey.store.tables import LEDGER
 
 DAY_S = 86_400
 By = Literal["model", "kind", "day"]
-UNITS = ("input_tokens", "output_tokens", "images", "rows", "compute_s")
+UNITS = ("input_tokens", "output_tokens", "images", "audio_s", "rows", "compute_s")
 
 _EPOCH = datetime.date(1970, 1, 1)
 

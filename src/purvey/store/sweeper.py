@@ -19,11 +19,11 @@ from purvey.store import files, jobs
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
 from purvey.store.database import Database
-from purvey.store.tables import DATASETS, FILES, JOBS, MODELS
+from purvey.store.tables import DATASETS, FILES, JOBS, MODELS, TRIALS
 
 logger = logging.getLogger(__name__)
 
-_NAMING_ARTIFACTS = (MODELS, DATASETS)
+_NAMING_ARTIFACTS = (MODELS, DATASETS, TRIALS)
 
 
 class Sweeper:
@@ -112,7 +112,7 @@ async def collect_artifact(database: Database, artifacts: Artifacts, digest: str
 
 
 def _is_artifact_named(conn: Connection, digest: str) -> bool:
-    """Tell whether a model or dataset of any project is this artifact.
+    """Tell whether a model, dataset or trial of any project is this artifact.
 
     An adapter's base, and what an unfinished job reads, have rows that cannot be deleted.
     """
@@ -120,7 +120,7 @@ def _is_artifact_named(conn: Connection, digest: str) -> bool:
 
 
 def named_artifacts(conn: Connection) -> set[str]:
-    """Return the digests that models and datasets of all projects name."""
+    """Return the digests that models, datasets and trials of all projects name."""
     found = (conn.execute(select(table.c.artifact)).scalars() for table in _NAMING_ARTIFACTS)
     return {digest for digests in found for digest in digests if digest is not None}
 

@@ -171,6 +171,20 @@ EVENTS = Table(
     sqlite_autoincrement=True,
 )
 
+TRIALS = Table(
+    "trials",
+    METADATA,
+    _position(),
+    Column("sweep_id", String, ForeignKey("jobs.id"), nullable=False),
+    _count("number"),
+    Column("job_id", String, ForeignKey("jobs.id"), nullable=False, unique=True),
+    _json("parameters"),
+    _text("stopped", nullable=True),
+    _text("artifact", nullable=True),
+    UniqueConstraint("sweep_id", "number"),
+    sqlite_autoincrement=True,
+)
+
 CHECKPOINTS = Table(
     "checkpoints",
     METADATA,
@@ -272,6 +286,7 @@ LEDGER = Table(
     _number("created_at"),
     _count("day"),
     Column("is_estimated", BigInteger, nullable=False, server_default="0"),
+    Column("audio_s", Float, nullable=False, server_default="0"),
     UniqueConstraint("request_id", "attempt"),
     Index(None, "project_id", "created_at"),
     sqlite_autoincrement=True,

@@ -52,6 +52,9 @@ TTFT_SECONDS = Histogram(
     registry=REGISTRY,
 )
 JOBS = Gauge("purvey_jobs", "Jobs of this server by status.", ("status",), registry=REGISTRY)
+SWEEP_TRIALS = Counter(
+    "purvey_sweep_trials", "Trials of sweeps that have ended.", ("state",), registry=REGISTRY
+)
 ENGINE_RUNNING = Gauge(
     "purvey_engine_requests_running", "Requests being computed.", ("model",), registry=REGISTRY
 )

@@ -25,6 +25,7 @@ from purvey.contracts.engine import (
     Generate,
     LoadFailed,
     LoadModel,
+    OneQuestion,
     Question,
     Refused,
     Score,
@@ -32,13 +33,13 @@ from purvey.contracts.engine import (
     Tokenize,
     Waiting,
 )
+from purvey.contracts.speech.transcription import Transcribe
 from purvey.errors import InternalError, PurveyError
 from purvey.ipc.lifetime import die_with_parent
 from purvey.ipc.link import Link
 from purvey.testing import scripted_answers
 from purvey.testing.scripted_engine import ScriptedEngine, ScriptedLauncher
 
-OneQuestion = Score | Classify | Embed | Rank | Tokenize | Explain
 COMMAND = (sys.executable, "-P", "-m", "purvey.testing.engine_process")
 REFUSED_NAME, DEAD_NAME = "refused", "dead"
 """Models of these names do not load: one with an answer, one without."""
@@ -110,6 +111,10 @@ async def _answer(link: _RawLink, engine: ScriptedEngine, question: Question) ->
                 await _misbehave(link, engine, question.request_id, prompt)
                 async for event in engine.generate(question):
                     link.send(event)
+                    await asyncio.sleep(TOKEN_S)
+            case Transcribe():
+                async for part in engine.transcribe(question):
+                    link.send(part)
                     await asyncio.sleep(TOKEN_S)
             case LoadAdapter():
                 link.send(await engine.load_adapter(question))

@@ -6,6 +6,10 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+from purvey.contracts.model import MANIFEST_NAME, AudioSpec, ModelManifest
+
 TENSOR = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
 
@@ -59,6 +63,21 @@ def write_plausible_adapter(
     layer = "base_model.model.model.layers.0.self_attn.q_proj"
     shapes = {f"{layer}.lora_A.weight": (1, 2), f"{layer}.lora_B.weight": (2, 1)}
     write_zeros(folder / "adapter_model.safetensors", shapes)
+    return folder
+
+
+def write_plausible_recogniser(folder: Path) -> Path:
+    """Write a model for speech recognition; a scripted engine hears as `scripted_speech` says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = ModelManifest(
+        family="speech",
+        task="speech-recognition",
+        inputs={"input": AudioSpec()},
+        architecture="ctc",
+        vocabulary=("a", "b"),
+    )
+    (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    write_zeros(folder / "model.safetensors", {"head.weight": (2, 2)})
     return folder
 
 

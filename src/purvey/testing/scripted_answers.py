@@ -11,10 +11,12 @@ import struct
 import zlib
 
 from purvey.contracts.engine import (
+    AudioInput,
     ChatPrompt,
     ImageInput,
     NamedInputs,
     NumberInput,
+    PlainInput,
     Prompt,
     TextInput,
     TextPrompt,
@@ -93,11 +95,18 @@ def probabilities(inputs: NamedInputs, labels: tuple[str, ...]) -> tuple[float, 
     return tuple(0.9 if i == chosen else rest for i in range(len(labels)))
 
 
-def _content(item: TextInput | ImageInput | NumberInput) -> bytes:
+def score_of(inputs: NamedInputs) -> float:
+    """Return a score: the sum of the numbers, and one for each character of the texts."""
+    plain = inputs.values()
+    numbers = sum(i.value for i in plain if isinstance(i, NumberInput))
+    return numbers + sum(len(i.text) for i in plain if isinstance(i, TextInput))
+
+
+def _content(item: PlainInput) -> bytes:
     match item:
         case TextInput(text=text):
             return text.encode()
-        case ImageInput(data=data):
+        case ImageInput(data=data) | AudioInput(data=data):
             return data
         case NumberInput(value=value):
             return struct.pack(">d", value)

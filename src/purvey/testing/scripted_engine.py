@@ -34,6 +34,7 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest, Task
+from purvey.contracts.speech.transcription import Heard, Transcribe, TranscriptEvent
 from purvey.errors import (
     ContextLengthError,
     MethodUnsupportedError,
@@ -42,7 +43,7 @@ from purvey.errors import (
     WorkerCrashedError,
 )
 from purvey.testing import scripted_answers as answers
-from purvey.testing import scripted_vectors
+from purvey.testing import scripted_speech, scripted_vectors
 from purvey.testing.gate import Gate
 from purvey.testing.scripted_adapters import ScriptedAdapters
 from purvey.testing.scripted_calls import Told, called
@@ -50,6 +51,7 @@ from purvey.testing.scripted_grammar import obeying
 from purvey.testing.scripted_prefix import SeenPrompts
 
 CRASHED = "the engine process died"
+_UNEXPLAINED = ("embedding", "rerank", "regression", "speech-recognition")
 
 
 class ScriptedEngine:
@@ -168,15 +170,30 @@ class ScriptedEngine:
             )
 
     async def classify(self, request: Classify) -> Classified:
-        """Return class probabilities."""
+        """Return class probabilities, or scores."""
         with self._admitted(request):
-            if not self._model.labels:
+            is_regression = self._model.task == "regression"
+            if not self._model.labels and not is_regression:
                 raise MethodUnsupportedError("this model generates text; it has no labels")
             await self._step()
+            if is_regression:
+                scores = tuple(answers.score_of(i) for i in request.inputs)
+                return Classified(request_id=request.request_id, scores=scores, compute_s=0.001)
             rows = (answers.probabilities(i, self._model.labels) for i in request.inputs)
             return Classified(
                 request_id=request.request_id, probabilities=tuple(rows), compute_s=0.001
             )
+
+    async def transcribe(self, request: Transcribe) -> AsyncIterator[TranscriptEvent]:
+        """Stream the words that a recording is made of."""
+        with self._admitted(request):
+            self._require("speech-recognition")
+            words = scripted_speech.words_of(request.data)
+            for word in words:
+                await self._step()
+                yield Heard(request_id=request.request_id, words=(word,))
+            await self._step()
+            yield scripted_speech.end_of(request.request_id, words)
 
     async def embed(self, request: Embed) -> Embedded:
         """Return vectors of texts."""
@@ -207,7 +224,7 @@ class ScriptedEngine:
     async def explain(self, request: Explain) -> Explained:
         """Return an attribution with its faithfulness."""
         with self._admitted(request), self._adapters.held(request.adapter):
-            if self._model.task in ("embedding", "rerank"):
+            if self._model.task in _UNEXPLAINED:
                 raise MethodUnsupportedError(f"this model is for {self._model.task}", param="model")
             await self._step()
             return Explained(

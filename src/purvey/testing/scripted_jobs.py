@@ -6,6 +6,7 @@ the conversation and returns an exit status; the scripts below are the usual one
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from purvey.contracts.jobs import (
     StopReason,
 )
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.contracts.sweep.config import SweepConfig
+from purvey.contracts.sweep.messages import SweepFinished, Trial, TrialAsked, TrialNews
+from purvey.contracts.sweep.space import samples
 
 _KILLED = -9
 
@@ -35,6 +39,7 @@ class Conversation:
         self.spec = spec
         self._said: asyncio.Queue[FromWorker | None] = asyncio.Queue()
         self._asked: asyncio.Queue[StopReason] = asyncio.Queue()
+        self._news: asyncio.Queue[TrialNews] = asyncio.Queue()
 
     def say(self, message: FromWorker) -> None:
         """Send a message to the supervisor."""
@@ -43,6 +48,10 @@ class Conversation:
     async def stop_asked(self) -> StopReason:
         """Wait until the supervisor asks the worker to stop."""
         return await self._asked.get()
+
+    async def news(self) -> TrialNews:
+        """Wait until the supervisor tells of a sweep's trials."""
+        return await self._news.get()
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file into the output folder."""
@@ -58,6 +67,8 @@ async def succeed(worker: Conversation) -> int:
     if worker.spec.kind == "dataset":
         deliver_dataset(worker)
         return 0
+    if worker.spec.kind == "sweep":
+        return await search(worker)
     for step in (1, 2, 3):
         data: dict[str, Any] = {  # JSON values
             "step": step,
@@ -68,6 +79,31 @@ async def succeed(worker: Conversation) -> int:
         worker.say(JobEvent(kind="metrics", message=f"Step {step}/3", data=data))
     deliver_model(worker)
     return 0
+
+
+async def search(worker: Conversation) -> int:
+    """Try points of the space from the low ends on, one after the other, until asked to stop."""
+    config = SweepConfig.model_validate(worker.spec.recipe)
+    known: dict[int, Trial] = {}
+    stopping = asyncio.ensure_future(worker.stop_asked())
+    try:
+        while True:
+            hearing = asyncio.ensure_future(worker.news())
+            await asyncio.wait((stopping, hearing), return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                hearing.cancel()
+                worker.say(JobStopped(reason=stopping.result()))
+                return 0
+            known |= {trial.number: trial for trial in hearing.result().trials}
+            if any(trial.state == "running" for trial in known.values()):
+                continue
+            parameters = next(islice(samples(config.space), len(known), None), None)
+            if len(known) == config.max_trials or parameters is None:
+                worker.say(SweepFinished(num_trials=len(known)))
+                return 0
+            worker.say(TrialAsked(number=len(known), parameters=parameters))
+    finally:
+        stopping.cancel()
 
 
 async def crash(worker: Conversation) -> int:
@@ -126,7 +162,13 @@ def deliver_model(worker: Conversation) -> None:
     worker.write(MANIFEST_NAME, msgspec.json.encode(manifest))
     tokens = 120 if task == "text-generation" else None
     worker.say(
-        ModelTrained(trained_tokens=tokens, trained_rows=30, compute_s=1.5, report=manifest.report)
+        ModelTrained(
+            trained_tokens=tokens,
+            trained_rows=30,
+            compute_s=1.5,
+            report=manifest.report,
+            validation={"macro_f1": 1.0, "valid_loss": 0.1},
+        )
     )
 
 
@@ -169,6 +211,10 @@ class ScriptedJobWorker:
     async def stop(self, reason: StopReason) -> None:
         """Let the script know."""
         self._worker._asked.put_nowait(reason)
+
+    async def tell(self, news: TrialNews) -> None:
+        """Let the script know."""
+        self._worker._news.put_nowait(news)
 
     def kill(self) -> None:
         """Cancel the script."""

@@ -11,17 +11,21 @@ from sqlalchemy import Connection
 
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.ids import DEFAULT_PROJECT
-from purvey.contracts.jobs import TRANSITIONS, JobStatus
+from purvey.contracts.jobs import TRANSITIONS, JobStatus, ModelTrained
 from purvey.contracts.records import JobEventRecord, JobRecord
+from purvey.contracts.sweep.config import SweepConfig
+from purvey.contracts.sweep.messages import SweepFinished
 from purvey.jobs.bell import Bell, events_of
 from purvey.jobs.hooks import JobHooks, JobInputs, JobResult
 from purvey.jobs.launcher import JobLauncher
 from purvey.jobs.run import RunConfig
 from purvey.jobs.service import JobService
 from purvey.jobs.supervisor import Supervisor
+from purvey.jobs.sweeps.standing import TrialView, trials_of
 from purvey.store import events, jobs, projects
 from purvey.store.artifacts import Artifact, Artifacts
 from purvey.store.database import Database
+from purvey.store.sweeps import trials
 
 PATIENCE_S = 60.0
 """Longest wait for a status; a test that needs it fails."""
@@ -33,6 +37,7 @@ class Effects:
 
     ended: list[JobRecord] = field(default_factory=list)
     published: list[Artifact] = field(default_factory=list)
+    swept: list[JobRecord] = field(default_factory=list)
     fault: Exception | None = None
 
     @property
@@ -44,11 +49,17 @@ class Effects:
         return JobInputs()
 
     def _outcome(
-        self, conn: Connection, job: JobRecord, result: JobResult, artifact: Artifact
+        self, conn: Connection, job: JobRecord, result: JobResult, artifact: Artifact | None
     ) -> dict[str, Any]:  # columns of the job's row
         if self.fault is not None:
             raise self.fault
+        if isinstance(result, SweepFinished):
+            self.swept.append(job)
+            return {}
+        assert artifact is not None, "only a sweep publishes nothing"  # noqa: S101
         self.published.append(artifact)
+        if trials.hold(conn, job.id, artifact.digest) and isinstance(result, ModelTrained):
+            return {"result": {"validation": result.validation}}
         return {"result": {"artifact": artifact.digest}}
 
     def _end(self, conn: Connection, job: JobRecord) -> None:
@@ -127,6 +138,30 @@ class Workshop:
             recipe_digest="0" * 64,
             suffix=suffix,
         )
+
+    async def sweep(self, **changes: object) -> JobRecord:
+        """Queue a sweep over `seed`, with these changes of its config."""
+        values: dict[str, object] = {
+            "recipe": {"task": "text-classification", "dataset": "ds_0", "name": "swept"},
+            "space": {"seed": {"low": 0, "high": 1_000}},
+            "metric": "macro_f1",
+            "direction": "maximize",
+            "max_trials": 3,
+        }
+        config = SweepConfig.model_validate(values | changes)
+        return await self.service.create(
+            project_id=DEFAULT_PROJECT,
+            key_id="key_0",
+            api="sweep",
+            kind="sweep",
+            recipe=config.model_dump(mode="json"),
+            recipe_digest=config.digest(),
+            num_trials=config.parallel,
+        )
+
+    async def trials(self, sweep_id: str) -> list[TrialView]:
+        """Return where the trials of a sweep stand, by number."""
+        return await self.database.read(lambda conn: trials_of(conn, jobs.find(conn, sweep_id)))
 
     async def until(self, job_id: str, *statuses: JobStatus) -> JobRecord:
         """Wait until the job has one of these statuses.

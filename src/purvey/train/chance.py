@@ -7,7 +7,6 @@ step k is the same whether the run came from step 0 or from a checkpoint at k.
 import hashlib
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 
@@ -19,7 +18,9 @@ def derived_seed(seed: int, *path: str | int) -> int:
 
 def seed_torch(seed: int, *path: str | int) -> None:
     """Set torch's default generator, which dropout and default initialisers draw from."""
-    torch.manual_seed(derived_seed(seed, *path))
+    from torch import manual_seed  # a search draws too, in a process without torch
+
+    manual_seed(derived_seed(seed, *path))
 
 
 def permutation(num_rows: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -1,30 +1,33 @@
 """Checkpoints: the whole state of a run as safetensors and JSON, complete or absent.
 
-A checkpoint is a folder `step-00000042` with `model`, `optimizer` and (once there is a best
-evaluation) `best` tensors, `state.json`, and `manifest.json`, which names every file's
-digest and is written last. The folder is filled under another name, flushed to disk, and
-renamed; so a torn one never carries the name of a checkpoint.
+A checkpoint is a folder `step-00000042` with `model`, `optimizer`, (once there is a best
+evaluation) `best` and (where weights are averaged) `average` tensors, `state.json`, and
+`manifest.json`, which names every file's digest and is written last. The folder is filled
+under another name, flushed to disk, and renamed; so a torn one never carries the name of a
+checkpoint.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from purvey import failpoints
 from purvey.contracts.jobs import CHECKPOINT_ASIDE
 from purvey.errors import IntegrityError
-from purvey.models.folder.safetensors_file import write_tensors
+from purvey.models.folder.safetensors_file import read_header, write_tensors
 from purvey.train.state import RunState
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+PARTS = ("model", "optimizer", "best", "average")
 NUM_KEPT = 2
 
 
@@ -38,12 +41,27 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything a run needs to go on from a step."""
+    """Everything a run needs to go on from a step.
+
+    Args:
+        state: Where it stands.
+        model: Trained parameters and buffers.
+        optimizer: Its state, by parameter.
+        best: What `model` was at the best evaluation, if there was one.
+        average: The running mean of the weights, where there is one.
+    """
 
     state: RunState
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     best: Mapping[str, Tensor] | None
+    average: Mapping[str, Tensor] | None = None
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """What there is of it in tensors, by the name of its file without the ending."""
+        tensors = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in tensors.items() if part is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +87,7 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
     Raises:
         OSError: The disk refuses; no folder carries the checkpoint's name.
     """
-    final = root / f"step-{snapshot.state.step:08d}"
+    final = _folder(root, snapshot.state.step)
     if not root.exists():
         root.mkdir(parents=True)
         _flush(root.parent)
@@ -86,7 +104,7 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
 
 
 def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
-    """Read a checkpoint after checking every byte of it.
+    """Open a checkpoint after checking every byte of it; its tensors are read one by one.
 
     Raises:
         IntegrityError: A file is missing or changed, or the checkpoint is of another run.
@@ -96,13 +114,24 @@ def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
         state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
     except (OSError, msgspec.MsgspecError) as error:
         raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
-    has_best = "best.safetensors" in manifest.files
+    held = {name for name in PARTS if f"{name}.safetensors" in manifest.files}
+    parts = {name: _Stored(folder / f"{name}.safetensors") for name in held}
     return Snapshot(
         state=state,
-        model=_read(folder / "model.safetensors"),
-        optimizer=_read(folder / "optimizer.safetensors"),
-        best=_read(folder / "best.safetensors") if has_best else None,
+        model=parts["model"],
+        optimizer=parts["optimizer"],
+        best=parts.get("best"),
+        average=parts.get("average"),
     )
+
+
+def is_written(root: Path, step: int, *, run_digest: str) -> bool:
+    """Tell whether a complete checkpoint of the run and step lies below `root`."""
+    return _is_usable(_folder(root, step), run_digest=run_digest)
+
+
+def _folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
 
 
 def _checked_manifest(folder: Path, *, run_digest: str) -> CheckpointManifest:
@@ -132,12 +161,12 @@ def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     failpoints.reach("ckpt.tmp")
-    write_tensors(snapshot.model, folder / "model.safetensors")
-    write_tensors(snapshot.optimizer, folder / "optimizer.safetensors")
-    if snapshot.best is not None:
-        write_tensors(snapshot.best, folder / "best.safetensors")
+    files: dict[str, str] = {}
+    for part, tensors in snapshot.parts.items():
+        name = f"{part}.safetensors"
+        files[name] = write_tensors(tensors, folder / name)
     (folder / STATE).write_bytes(msgspec.json.encode(snapshot.state))
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    files[STATE] = _sha256(folder / STATE)
     manifest = CheckpointManifest(step=snapshot.state.step, files=files, run_digest=run_digest)
     (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     for path in folder.iterdir():
@@ -145,9 +174,24 @@ def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str) -> None:
     _flush(folder)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read copies in their own dtypes, so that nothing depends on a file that may be dropped."""
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of a file, each read when it is asked for: a copy, in its own dtype."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt", device="cpu")  # has no types
+        self._names = tuple(read_header(path))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor.clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _drop_others(root: Path, *, step: int) -> None:

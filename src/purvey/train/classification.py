@@ -5,6 +5,7 @@ Shape letters, this file only:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +36,28 @@ class Examples(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossShape:
+    """What training does to the cross-entropy.
+
+    Args:
+        label_weights: `weights_L`, the weight of a row by its label (float32); None weighs all
+            alike. The mean divides by the weights.
+        smoothing: Share of each target's weight that is spread evenly over the labels
+            (Szegedy et al. 2016, section 7), in [0, 1).
+    """
+
+    label_weights: Tensor | None = None
+    smoothing: float = 0.0
+
+
+def balanced_weights(targets: NDArray[np.int64], *, num_labels: int) -> Tensor:
+    """Return `weights_L` with which each label that occurs counts the same; their mean row is 1."""
+    counts = np.bincount(targets, minlength=num_labels)
+    weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
+
+
 class ClassifierLearner:
     """A classifier with the rows it learns from.
 
@@ -46,6 +69,7 @@ class ClassifierLearner:
         validation_targets: Their label numbers.
         measure: Metrics of validation logits.
         seed: Of the order.
+        loss_shape: What training does to the cross-entropy; validation leaves it as it is.
     """
 
     def __init__(
@@ -58,12 +82,14 @@ class ClassifierLearner:
         validation_targets: NDArray[np.int64],
         measure: Measure,
         seed: int,
+        loss_shape: LossShape | None = None,
     ) -> None:
         assert len(examples) == len(targets), "examples and targets are not aligned"
         assert len(validation) == len(validation_targets), "validation rows are not aligned"
         self._module, self._examples, self._targets = module, examples, targets
         self._validation, self._validation_targets = validation, validation_targets
         self._measure, self._seed = measure, seed
+        self._shape = loss_shape or LossShape()
 
     @property
     def module(self) -> nn.Module:
@@ -84,7 +110,11 @@ class ClassifierLearner:
         """Compute the mean cross-entropy of some rows."""
         logits_BL = self._examples.logits(rows)
         targets_B = torch.from_numpy(self._targets[list(rows)])
-        return BatchLoss(loss=cross_entropy(logits_BL, targets_B), num_rows=len(rows))
+        weights_L = self._shape.label_weights
+        smoothing = self._shape.smoothing
+        loss = cross_entropy(logits_BL, targets_B, weight=weights_L, label_smoothing=smoothing)
+        weight = None if weights_L is None else float(weights_L[targets_B].sum())
+        return BatchLoss(loss=loss, num_rows=len(rows), weight=weight)
 
     def validate(self) -> Validation | None:
         """Evaluate on the validation rows."""

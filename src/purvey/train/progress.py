@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import CheckpointSaved
-from purvey.train.step import BatchLoss
+from purvey.train.step import StepTaken
 
 StopReason = Literal["pause", "cancel", "hand_back"]
 Watch = Callable[[], AbstractContextManager[None]]
@@ -45,11 +45,11 @@ class Meter:
         self._first_step, self._started = first_step, clock.monotonic()
         self._clear(self._started)
 
-    def add(self, loss: float, batch: BatchLoss) -> None:
+    def add(self, taken: StepTaken) -> None:
         """Count one step."""
-        self._losses.append(loss)
-        self._rows += batch.num_rows
-        self._tokens += batch.num_tokens
+        self._losses.append(taken.loss)
+        self._rows += taken.num_rows
+        self._tokens += taken.num_tokens
 
     def is_due(self) -> bool:
         """Tell whether the last report is `REPORT_INTERVAL_S` old."""

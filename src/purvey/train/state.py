@@ -35,14 +35,18 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     is_finished: bool = False
 
 
-def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of trained parameters and buffers by name; frozen parameters are left out."""
+def live_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return trained parameters and buffers by name, no copies; frozen ones are left out."""
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
     state: Mapping[str, Tensor] = module.state_dict()
+    return {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of what `live_tensors` returns."""
     return {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-        if name not in frozen
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in live_tensors(module).items()
     }
 
 

@@ -5,26 +5,31 @@ to report and to write checkpoints (and ends the run under `train.max_minutes`).
 """
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import torch
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import CheckpointSaved
 from purvey.contracts.recipe import TrainConfig
 from purvey.train.chance import seed_torch
-from purvey.train.checkpoint import Snapshot, read_checkpoint, write_checkpoint
+from purvey.train.checkpoint import Snapshot, Written, read_checkpoint
 from purvey.train.early_stopping import advance, is_better, should_stop
 from purvey.train.learner import Learner
-from purvey.train.optim import build_optimizer, optimizer_tensors, restore_optimizer, set_rate
+from purvey.train.optim import build_optimizer
+from purvey.train.parallel.team import Alone, Team
 from purvey.train.progress import Meter, Progress, StopReason, Watch
+from purvey.train.saving.writer import CheckpointWriter
 from purvey.train.schedule import rate_factor
-from purvey.train.state import RunState, own_tensors, restore_tensors
-from purvey.train.step import update
+from purvey.train.state import RunState, live_tensors, own_tensors, restore_tensors
+from purvey.train.step import BatchLoss, update
+from purvey.train.weights.averaging import MeanWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +60,7 @@ class Trainer:
         checkpoints: Folder of this run's checkpoints.
         run_digest: Names recipe, data and code, so that no foreign checkpoint is resumed.
         watch: Entered around every step, by whoever wants to notice one that hangs.
+        team: Makes what the ranks of the run are to it, dividing the learner's module if so.
     """
 
     def __init__(
@@ -67,17 +73,22 @@ class Trainer:
         checkpoints: Path,
         run_digest: str,
         watch: Watch = nullcontext,
+        team: Callable[[Learner], Team] = Alone,
     ) -> None:
+        self._team = team(learner)
         self._learner, self._config, self._progress = learner, config, progress
-        self._clock, self._root, self._run_digest = clock, checkpoints, run_digest
-        self._watch = watch
+        self._clock, self._run_digest, self._watch = clock, run_digest, watch
+        self._writer = CheckpointWriter(checkpoints, run_digest=run_digest, report=self._report)
         self.steps_per_epoch = math.ceil(learner.num_rows / config.train.batch_size)
         by_epochs = max(1, math.ceil(config.train.epochs * self.steps_per_epoch))
         self.total_steps = min(by_epochs, config.train.max_steps or by_epochs)
         self._eval_interval = max(1, self.steps_per_epoch // config.train.evals_per_epoch)
-        self._parameters = [p for p in learner.module.parameters() if p.requires_grad]
-        self._optimizer = build_optimizer(learner.module, config.optimizer)
+        self._parameters = [p for p in self._team.own.parameters() if p.requires_grad]
+        self._optimizer = build_optimizer(self._team.own, config.optimizer)
         self._state = RunState()
+        self._mean: MeanWeights | None = None
+        if config.train.ema_decay is not None:
+            self._mean = MeanWeights(self._team.own, decay=config.train.ema_decay)
         self._best: dict[str, Tensor] | None = None
         self._order: tuple[int, list[int]] = (-1, [])
         self._began_s = self._saved_s = clock.monotonic()
@@ -88,9 +99,11 @@ class Trainer:
         Raises:
             IntegrityError: It is damaged, or of another run; nothing was changed.
         """
-        snapshot = read_checkpoint(folder, run_digest=self._run_digest)
-        restore_tensors(self._learner.module, snapshot.model)
-        restore_optimizer(self._optimizer, snapshot.optimizer)
+        snapshot = self._team.part(read_checkpoint(folder, run_digest=self._run_digest))
+        restore_tensors(self._team.own, snapshot.model)
+        self._optimizer.restore(snapshot.optimizer)
+        if self._mean is not None and snapshot.average is not None:
+            self._mean.restore(snapshot.average)
         self._best = dict(snapshot.best) if snapshot.best is not None else None
         self._state = snapshot.state
 
@@ -100,11 +113,36 @@ class Trainer:
         Raises:
             DivergedError: The loss or gradient is not finite; the last checkpoint is intact.
         """
+        with self._writer:
+            return self._run()
+
+    def save(self) -> None:
+        """Begin to write a checkpoint of this step, which is reported once it is on disk."""
+        live = Snapshot(
+            state=self._state,
+            model=live_tensors(self._team.own),
+            optimizer=self._optimizer.tensors(),
+            best=self._best,
+            average=None if self._mean is None else self._mean.tensors,
+        )
+        self._team.save(live, self._writer)
+        self._saved_s = self._clock.monotonic()
+
+    def rows_at(self, step: int) -> list[int]:
+        """Return the rows of one step; a function of the step alone."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, list(self._learner.order(epoch)))
+        start = position * self._config.train.batch_size
+        return self._order[1][start : start + self._config.train.batch_size]
+
+    def _run(self) -> Outcome:
         self._began_s = self._saved_s = self._clock.monotonic()
         resumed_s = self._state.compute_s
         meter = Meter(self._clock, first_step=self._state.step, total_steps=self.total_steps)
         self._learner.module.train()
         while not self._state.is_finished:
+            self._writer.check()
             reason = self._progress.stop_requested
             if reason is not None:
                 return self._stop(reason, resumed_s)
@@ -117,58 +155,55 @@ class Trainer:
             if self._state.is_finished or self._is_checkpoint_due():
                 self.save()
         if self._best is not None:
-            restore_tensors(self._learner.module, self._best)
+            restore_tensors(self._team.own, self._best)
+        elif self._mean is not None:
+            self._mean.keep()
+        self._team.finish()
         self._learner.module.eval()
         return Outcome(state=self._state, stopped=None)
 
-    def save(self) -> None:
-        """Write a checkpoint now, and report it with what was measured last."""
-        module = self._learner.module
-        snapshot = Snapshot(
-            state=self._state,
-            model=own_tensors(module),
-            optimizer=optimizer_tensors(self._optimizer),
-            best=self._best,
-        )
-        written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
+    def _report(self, snapshot: Snapshot, written: Written) -> None:
+        """Report a checkpoint with what was measured last; called by the writing thread."""
         saved = CheckpointSaved(
-            step=self._state.step,
+            step=snapshot.state.step,
             folder=str(written.folder.absolute()),  # as `work_dir` has it, through links too
             digest=written.digest,
-            metrics=dict(self._state.measured),
+            metrics=dict(snapshot.state.measured),
         )
         self._progress.checkpoint(saved)
         failpoints.reach("ckpt.reported")
-        self._saved_s = self._clock.monotonic()
 
-    def rows_at(self, step: int) -> list[int]:
-        """Return the rows of one step; a function of the step alone."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, list(self._learner.order(epoch)))
-        start = position * self._config.train.batch_size
-        return self._order[1][start : start + self._config.train.batch_size]
+    def _batches(self, rows: list[int]) -> Iterator[BatchLoss]:
+        """Compute a step's rows, as many at once as the recipe says."""
+        size = self._config.train.micro_batch_size or len(rows)
+        is_bf16 = self._config.train.precision == "bf16"
+        for portion in self._team.portions(rows, at_once=size):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+                batch = self._team.loss(portion)
+            yield batch
 
     def _step(self, meter: Meter) -> None:
         failpoints.reach("train.step")
         state = self._state
-        seed_torch(self._config.seed, "step", state.step)
-        set_rate(self._optimizer, self._rate(state.step))
-        batch = self._learner.loss(self.rows_at(state.step))
-        loss = update(
-            batch,
+        seed_torch(self._config.seed, "step", state.step, *self._team.chance)
+        self._optimizer.set_rate(self._rate(state.step))
+        taken = update(
+            self._batches(self.rows_at(state.step)),
             self._parameters,
             self._optimizer,
+            joining=self._team,
             clip_norm=self._config.train.clip_norm,
             step=state.step,
         )
-        meter.add(loss, batch)
+        if self._mean is not None:
+            self._mean.advance(state.step)
+        meter.add(taken)
         self._state = msgspec.structs.replace(
             state,
             step=state.step + 1,
-            rows_seen=state.rows_seen + batch.num_rows,
-            tokens_seen=state.tokens_seen + batch.num_tokens,
-            loss_sum=state.loss_sum + loss,
+            rows_seen=state.rows_seen + taken.num_rows,
+            tokens_seen=state.tokens_seen + taken.num_tokens,
+            loss_sum=state.loss_sum + taken.loss,
             loss_count=state.loss_count + 1,
         )
 
@@ -199,14 +234,17 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Evaluate, keep the weights if they are the best so far, and return the numbers."""
         self._state = msgspec.structs.replace(self._state, loss_sum=0.0, loss_count=0)
-        validation = self._learner.validate()
+        before = self._state.best
+        averaged: AbstractContextManager[None]
+        averaged = nullcontext() if self._mean is None else self._mean.in_place()
+        with averaged:
+            validation = self._team.validate()
+            if validation is not None and is_better(validation, before):
+                self._best = own_tensors(self._team.own)
         self._learner.module.train()
         failpoints.reach("eval.done")
         if validation is None:
             return {}
-        before = self._state.best
-        if is_better(validation, before):
-            self._best = own_tensors(self._learner.module)
         best = advance(
             before,
             validation,
@@ -239,7 +277,8 @@ class Trainer:
 
     def _is_checkpoint_due(self) -> bool:
         elapsed_s = self._clock.monotonic() - self._saved_s
-        return elapsed_s >= self._config.train.checkpoint_interval_s
+        is_due = elapsed_s >= self._config.train.checkpoint_interval_s
+        return is_due and self._team.agreed(not self._writer.is_busy)
 
     def _is_time_up(self) -> bool:
         return self._allowed_s() <= 0

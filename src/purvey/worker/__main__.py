@@ -1,6 +1,7 @@
-"""Entry point of workers: `python -m purvey.worker {engine,job,parse} --fd N --parent PID`.
+"""Entry point of workers: `python -m purvey.worker {engine,job,parse,rank} --fd N --parent PID`.
 
-Spawned by `ipc`, never by hand. Each mode imports only what it needs.
+Spawned by `ipc`, and a rank by the job whose run it shares; never by hand. Each mode imports
+only what it needs.
 """
 
 import argparse
@@ -75,7 +76,16 @@ def _run_parse(fd: int) -> int:
     return parse.run(link)
 
 
-_MODES = {"engine": _run_engine, "job": _run_job, "parse": _run_parse}
+def _run_rank(fd: int) -> int:
+    from purvey.contracts.jobs import ToRank
+    from purvey.ipc.link import Link
+    from purvey.worker.ranks import entry
+
+    link: Link[ToRank] = Link(fd, ToRank)
+    return entry.run(link)
+
+
+_MODES = {"engine": _run_engine, "job": _run_job, "parse": _run_parse, "rank": _run_rank}
 
 if __name__ == "__main__":
     sys.exit(main())

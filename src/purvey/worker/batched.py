@@ -5,10 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from purvey.contracts.engine import EngineStats, ModelLoaded
+from purvey.contracts.engine import EngineStats, ModelLoaded, OneAnswer
 from purvey.engine.batcher import Batcher, Submission
 from purvey.errors import PurveyError
-from purvey.worker.resident import OneAnswer, Send, refusal
+from purvey.worker.resident import Send, refusal
 
 R = TypeVar("R")
 """What is computed of one input."""

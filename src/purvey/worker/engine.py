@@ -5,7 +5,8 @@ of their own, beside the loop. The desk, two threads, tokenises, has
 images decoded and templates rendered by parse processes, and refuses what cannot be served: one
 that waits for a parse process holds up neither the loop nor its neighbour. The model's loop
 computes. Explanations run one at a time in a thread of their own and ask the loop like everybody
-else. Answers leave from whichever thread has them; the link keeps frames whole.
+else; so do recordings, a few of them at a time. Answers leave from whichever thread has them; the
+link keeps frames whole.
 """
 
 import logging
@@ -34,7 +35,8 @@ from purvey.contracts.engine import (
     ToEngine,
     Tokenize,
 )
-from purvey.contracts.model import ImageSpec
+from purvey.contracts.model import AudioSpec, ImageSpec
+from purvey.contracts.speech.transcription import Transcribe
 from purvey.errors import InternalError, PurveyError, ShuttingDownError
 from purvey.models.chat import has_template
 from purvey.models.encoder.loading import EmbeddingModel
@@ -42,6 +44,7 @@ from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
+from purvey.models.speech.recogniser import SpeechModel
 from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
 from purvey.telemetry.metrics import BROAD_CATCHES
@@ -50,12 +53,15 @@ from purvey.worker.resident import Resident, refusal
 from purvey.worker.resident_classifier import ResidentClassifier
 from purvey.worker.resident_embedder import ResidentEmbedder
 from purvey.worker.resident_language import ResidentLanguage
+from purvey.worker.resident_speech import ResidentSpeech
 from purvey.worker.tickets import Ticket, Tickets
 
 logger = logging.getLogger(__name__)
 _STATS_INTERVAL_S = 1.0
 _STOP_TIMEOUT_S = 10.0
 _DESK_THREADS = 2
+_LISTENER_THREADS = 8
+"""Recordings that are heard at one time: each holds a decoded piece, and waits for the loop."""
 
 
 class EngineLink(Protocol):
@@ -118,8 +124,10 @@ def _opened(load: LoadModel, place: Place) -> Resident:
         return ResidentEmbedder(
             model, max_batch_tokens=load.max_batch_tokens, window_s=load.batch_window_s
         )
-    if any(isinstance(spec, ImageSpec) for spec in model.manifest.inputs.values()):
+    if any(isinstance(spec, (ImageSpec, AudioSpec)) for spec in model.manifest.inputs.values()):
         PARSER.warm()
+    if isinstance(model, SpeechModel):
+        return ResidentSpeech(model)
     return ResidentClassifier(model, window_s=load.batch_window_s)
 
 
@@ -135,14 +143,15 @@ def _place(load: LoadModel) -> Place:
 class _Process:
     """The threads of a loaded engine and who is being served.
 
-    Invariant: every question that waits for, or is in, the desk, the explanations or the
-    adapters has an open ticket.
+    Invariant: every question that waits for, or is in, the desk, the explanations, the
+    listeners or the adapters has an open ticket.
     """
 
     def __init__(self, link: EngineLink, resident: Resident) -> None:
         self._link, self._resident = link, resident
         self._desk = ThreadPoolExecutor(_DESK_THREADS, thread_name_prefix="desk")
         self._explanations = ThreadPoolExecutor(1, thread_name_prefix="explanations")
+        self._listeners = ThreadPoolExecutor(_LISTENER_THREADS, thread_name_prefix="listeners")
         self._adapters = ThreadPoolExecutor(1, thread_name_prefix="adapters")
         self._loop = threading.Thread(target=self._run_loop, name="loop", daemon=True)
         self._ended = threading.Event()
@@ -158,6 +167,7 @@ class _Process:
         self._resident.stop()
         self._desk.shutdown(wait=True, cancel_futures=True)
         self._explanations.shutdown(wait=True, cancel_futures=True)
+        self._listeners.shutdown(wait=True, cancel_futures=True)
         self._adapters.shutdown(wait=True, cancel_futures=True)
         self._loop.join(_STOP_TIMEOUT_S)
 
@@ -180,6 +190,8 @@ class _Process:
                 self._ask(message, self._explanations)
             case LoadAdapter() | DropAdapter():
                 self._ask(message, self._adapters)
+            case Transcribe():
+                self._ask(message, self._listeners)
             case Generate() | Score() | Classify() | Embed() | Rank() | Tokenize():
                 self._ask(message, self._desk)
             case LoadModel():
@@ -219,6 +231,7 @@ class _Process:
         """Finish what was accepted, in the order that keeps answers coming, then end."""
         self._desk.shutdown(wait=True)
         self._explanations.shutdown(wait=True)
+        self._listeners.shutdown(wait=True)
         self._adapters.shutdown(wait=True)
         self._resident.drain()
         self._loop.join()

@@ -75,9 +75,11 @@ def explain_classifier(
         clock: Where time comes from.
 
     Raises:
-        MethodUnsupportedError: The model takes several inputs, or only a number.
+        MethodUnsupportedError: The model has no labels, or takes other than one text or image.
         PurveyError: What the explanations raise, and what the model's queue raises.
     """
+    if not manifest.labels:
+        raise MethodUnsupportedError("explanations cover models with labels so far.", param="model")
     if len(manifest.inputs) != 1:
         raise MethodUnsupportedError(
             "explanations cover models with one input so far.", param="model"
@@ -89,7 +91,9 @@ def explain_classifier(
     if isinstance(spec, ImageSpec):
         image = _seen(request, spec)
         return explain_image_class(request, model, input_name=input_name, image=image, clock=time)
-    raise MethodUnsupportedError("a model of one number has no parts to explain.", param="model")
+    raise MethodUnsupportedError(
+        "explanations cover models of a text or an image so far.", param="model"
+    )
 
 
 class _Language:

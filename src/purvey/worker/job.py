@@ -15,6 +15,7 @@ from purvey.contracts.jobs import (
     ModelTrained,
     ToWorker,
 )
+from purvey.contracts.sweep.messages import SweepFinished
 from purvey.errors import (
     CapacityError,
     InsufficientStorageError,
@@ -26,11 +27,11 @@ from purvey.errors import (
 from purvey.ipc.link import Link
 from purvey.telemetry.logs import bind
 from purvey.worker.inputs import verify_inputs
-from purvey.worker.job_link import JobInterrupted, JobLink
+from purvey.worker.job_link import JobInterrupted, JobLink, RankFailed
 
 logger = logging.getLogger(__name__)
 
-Runner = Callable[[JobSpec, JobLink], DatasetBuilt | ModelTrained]
+Runner = Callable[[JobSpec, JobLink], DatasetBuilt | ModelTrained | SweepFinished]
 
 
 def run(link: Link[ToWorker]) -> int:
@@ -53,7 +54,7 @@ def run(link: Link[ToWorker]) -> int:
 
 def last_word(
     spec: JobSpec, job: JobLink, *, runner: Callable[[JobSpec], Runner]
-) -> DatasetBuilt | ModelTrained | JobStopped | JobFailed:
+) -> DatasetBuilt | ModelTrained | SweepFinished | JobStopped | JobFailed:
     """Run the job and turn whatever happens into one message.
 
     Args:
@@ -79,6 +80,8 @@ def last_word(
 
 def failure_of(error: Exception) -> JobFailed:
     """Say what the owner may know: our own errors in full, of others only their class."""
+    if isinstance(error, RankFailed):
+        return error.failure
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = InsufficientStorageError("the disk is full.")
     if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS):
@@ -110,5 +113,9 @@ def runner_of(spec: JobSpec) -> Runner:
             from purvey.worker import dataset
 
             return dataset.run_confined
+        case "sweep":
+            from purvey.worker.training import sweep
+
+            return sweep.run
         case _ as never:
             assert_never(never)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import queue
 import threading
 from typing import Any, Literal, NoReturn
 
@@ -17,6 +18,12 @@ from purvey.contracts.jobs import (
     StopJob,
     StopReason,
     ToWorker,
+)
+from purvey.contracts.sweep.messages import (
+    SweepFinished,
+    TrialAsked,
+    TrialNews,
+    TrialStopped,
 )
 from purvey.errors import InternalError, WorkerCrashedError
 from purvey.ipc.link import Link
@@ -41,6 +48,14 @@ class JobInterrupted(Exception):  # noqa: N818 (obeying is no error)
         self.reason = reason
 
 
+class RankFailed(Exception):  # noqa: N818 (the error is another process's)
+    """Raised by a runner when another rank of its run broke or was killed."""
+
+    def __init__(self, failure: JobFailed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class JobLink:
     """What a runner may say and see. Every method may be called from any thread.
 
@@ -53,6 +68,7 @@ class JobLink:
         self._stop: StopReason | None = None
         self._is_over = threading.Event()
         self._beating = threading.Lock()
+        self._news: queue.SimpleQueue[TrialNews | None] = queue.SimpleQueue()
 
     @property
     def stop_requested(self) -> StopReason | None:
@@ -77,13 +93,26 @@ class JobLink:
         """Report a checkpoint that is complete on disk."""
         self._link.send(saved)
 
+    def request(self, request: TrialAsked | TrialStopped) -> None:
+        """Ask for a trial of the sweep, or for the end of one."""
+        self._link.send(request)
+
+    def news(self, timeout_s: float | None) -> TrialNews | None:
+        """Wait for news of the sweep's trials; None when the time is over, or a stop is asked."""
+        try:
+            return self._news.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
     def attend(self, heartbeat_interval_s: float) -> None:
         """Start the threads that send heartbeats and hear requests to stop."""
         self._link.send(Heartbeat())
         for target, arguments in ((self._beat, (heartbeat_interval_s,)), (self._hear, ())):
             threading.Thread(target=target, args=arguments, daemon=True).start()
 
-    def close(self, last: DatasetBuilt | ModelTrained | JobStopped | JobFailed) -> None:
+    def close(
+        self, last: DatasetBuilt | ModelTrained | SweepFinished | JobStopped | JobFailed
+    ) -> None:
         """Stop the heartbeat and say the last word; nothing follows it."""
         with self._beating:
             self._is_over.set()
@@ -112,6 +141,8 @@ class JobLink:
             while (message := self._link.receive()) is not None:
                 if isinstance(message, StopJob):
                     self._ask(message.reason)
+                elif isinstance(message, TrialNews):
+                    self._news.put(message)
         except InternalError:
             # A worker that is deaf from now on leaves at once, without a last word: its
             # supervisor takes it for lost, and the next attempt goes on from the checkpoint.
@@ -122,3 +153,4 @@ class JobLink:
     def _ask(self, reason: StopReason) -> None:
         if self._stop is None or _RANK[reason] > _RANK[self._stop]:
             self._stop = reason
+            self._news.put(None)  # wakes a sweep that waits

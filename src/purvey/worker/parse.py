@@ -11,9 +11,11 @@ from PIL import Image
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.parse import (
+    AudioDecoded,
     ChatRendered,
     CheckGrammar,
     CheckTemplate,
+    DecodeAudio,
     DecodeImage,
     FromParser,
     GrammarChecked,
@@ -28,7 +30,7 @@ from purvey.contracts.parse import (
 from purvey.contracts.sampling import JsonGrammar
 from purvey.errors import InternalError, PurveyError
 from purvey.ipc.confinement import Confinement
-from purvey.parse import grammars, images, templates
+from purvey.parse import grammars, images, sounds, templates
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +91,14 @@ def _parsed(question: ToParser) -> FromParser:
             return grammars.check(grammar)
         case DecodeImage():
             return images.decode(question)
+        case DecodeAudio():
+            return sounds.decode(question)
         case _ as never:
             assert_never(never)
 
 
 def _allow(confinement: Confinement, question: ToParser) -> None:
-    if isinstance(question, DecodeImage):
+    if isinstance(question, (DecodeImage, DecodeAudio)):
         confinement.allow(memory_bytes=LIMITS.decode_bytes, cpu_s=LIMITS.decode_s)
     elif isinstance(question, CheckGrammar):
         confinement.allow(memory_bytes=LIMITS.grammar_bytes, cpu_s=LIMITS.grammar_s)
@@ -114,6 +118,7 @@ def rehearse() -> None:
         (_render("{{ raise_exception('no') }}", talk), Unusable),
         (CheckGrammar(grammar=JsonGrammar(schema='{"type":"object"}')), GrammarChecked),
         *((_picture(form), ImageDecoded) for form in images.FORMATS),
+        *((_recording(form), AudioDecoded) for form in sounds.FORMATS),
     ]
     for question, expected in pairs:
         if not isinstance(answer(question), expected):
@@ -132,3 +137,12 @@ def _picture(form: str) -> DecodeImage:
     written = io.BytesIO()
     Image.new("RGB", (2, 1)).save(written, form, exif=exif)
     return DecodeImage(data=written.getvalue(), height=1, width=1, channels=1, max_pixels=2)
+
+
+def _recording(form: str) -> DecodeAudio:
+    from soundfile import SoundFile
+
+    written = io.BytesIO()
+    with SoundFile(written, "w", samplerate=8_000, channels=1, format=form) as file:
+        file.buffer_write(bytes(8_000), "int16")
+    return DecodeAudio(data=written.getvalue(), start_s=0.0, max_s=0.5)

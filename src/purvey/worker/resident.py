@@ -3,27 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from purvey.contracts.adapter import AdapterDropped, AdapterLoaded
-from purvey.contracts.embedding import Embedded, Ranked
-from purvey.contracts.engine import (
-    Classified,
-    Delta,
-    EngineStats,
-    Explained,
-    Finished,
-    ModelLoaded,
-    Question,
-    Refused,
-    Scored,
-    Started,
-    Tokenized,
-)
+from purvey.contracts.engine import Answer, EngineStats, ModelLoaded, Question, Refused
 from purvey.errors import PurveyError
 
-OneAnswer = (
-    Scored | Classified | Embedded | Ranked | Tokenized | Explained | AdapterLoaded | AdapterDropped
-)
-Answer = Started | Delta | Finished | Refused | OneAnswer
 Send = Callable[[Answer], None]
 CheckCancelled = Callable[[], None]
 """Raises `concurrent.futures.CancelledError` once the request is not wanted any more."""

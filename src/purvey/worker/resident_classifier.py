@@ -1,4 +1,4 @@
-"""A classifier in an engine process: class probabilities and explanations."""
+"""A classifier in an engine process: class probabilities or scores, and explanations."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -17,6 +17,7 @@ from purvey.contracts.engine import (
     Score,
     Tokenize,
 )
+from purvey.contracts.speech.transcription import Transcribe
 from purvey.engine.batcher import ClassifierBatcher, Row
 from purvey.errors import MethodUnsupportedError
 from purvey.models.classifier import Classifier
@@ -25,7 +26,7 @@ from purvey.worker.explaining import explain_classifier
 from purvey.worker.resident import CheckCancelled, Send
 
 _BYTES_PER_FLOAT = 4
-Probabilities = list[Row]
+Answers = list[Row]
 
 
 class ResidentClassifier(BatchedResident[Row]):
@@ -39,6 +40,7 @@ class ResidentClassifier(BatchedResident[Row]):
     def __init__(self, model: Classifier, *, window_s: float = 0.002) -> None:
         self._model, self._batcher = model, ClassifierBatcher(model, window_s=window_s)
         manifest = model.manifest
+        self._is_regression = manifest.task == "regression"
         loaded = ModelLoaded(
             task=manifest.task,
             labels=manifest.labels,
@@ -58,17 +60,19 @@ class ResidentClassifier(BatchedResident[Row]):
                 send(self._explained(question, check))
             case LoadAdapter() | DropAdapter():
                 raise MethodUnsupportedError("this model takes no adapters.", param="model")
-            case Generate() | Score() | Embed() | Rank() | Tokenize():
+            case Generate() | Score() | Embed() | Rank() | Tokenize() | Transcribe():
                 raise MethodUnsupportedError(
                     "this model classifies; it does not generate text or give vectors.",
                     param="model",
                 )
 
     def _classify(self, question: Classify, send: Send) -> None:
-        def classified(rows: Probabilities, compute_s: float) -> Classified:
+        def classified(rows: Answers, compute_s: float) -> Classified:
+            answers = tuple(tuple(row.tolist()) for row in rows)
             return Classified(
                 request_id=question.request_id,
-                probabilities=tuple(tuple(row.tolist()) for row in rows),
+                probabilities=() if self._is_regression else answers,
+                scores=tuple(score for (score,) in answers) if self._is_regression else (),
                 compute_s=compute_s,
             )
 
@@ -76,7 +80,7 @@ class ResidentClassifier(BatchedResident[Row]):
         self._answer_when_done(question.request_id, submission, classified, send)
 
     def _explained(self, question: Explain, check: CheckCancelled) -> Explained:
-        def classify(inputs: Sequence[NamedInputs]) -> Future[Probabilities]:
+        def classify(inputs: Sequence[NamedInputs]) -> Future[Answers]:
             check()
             return self._batcher.submit(inputs)
 

@@ -19,6 +19,7 @@ from purvey.contracts.engine import (
     Score,
     Tokenize,
 )
+from purvey.contracts.speech.transcription import Transcribe
 from purvey.engine.batcher import Batcher
 from purvey.engine.embedding.door import EmbeddingDoor
 from purvey.engine.embedding.vectors import Vectors
@@ -85,6 +86,7 @@ class ResidentEmbedder(BatchedResident[Tensor]):
                 | Score()
                 | Classify()
                 | Tokenize()
+                | Transcribe()
                 | Explain()
                 | LoadAdapter()
                 | DropAdapter()

@@ -22,6 +22,7 @@ from purvey.contracts.engine import (
     Tokenize,
     Tokenized,
 )
+from purvey.contracts.speech.transcription import Transcribe
 from purvey.engine.adapters.served import ServedAdapters, no_adapters
 from purvey.engine.core import Core
 from purvey.engine.door import Door
@@ -119,6 +120,10 @@ class ResidentLanguage:
             case Embed() | Rank():
                 raise MethodUnsupportedError(
                     "this model generates text; it gives no vectors.", param="model"
+                )
+            case Transcribe():
+                raise MethodUnsupportedError(
+                    "this model generates text; it writes down no recordings.", param="model"
                 )
 
     def cancel(self, request_id: str) -> None:

@@ -8,11 +8,17 @@ from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.jobs import JobSpec, ModelTrained
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
+from purvey.train.parallel.group import Group
 from purvey.train.progress import Watch
 from purvey.worker.job_link import JobLink
+from purvey.worker.ranks.launch import started
+from purvey.worker.ranks.teams import num_ranks, share_of
 from purvey.worker.training.classifier import train_classifier
 from purvey.worker.training.language import train_language_model
+from purvey.worker.training.regression import train_regression
 from purvey.worker.training.run import TrainingLink, TrainingRun
+from purvey.worker.training.speech import train_speech
+from purvey.worker.training.unused import refuse_unused
 from purvey.worker.watchdog import Watchdog
 
 _CLOCK = SystemClock()
@@ -31,21 +37,60 @@ def run(
     """Train, validate, test and save the model that the spec asks for.
 
     With `spec.resume_from` the run goes on from that checkpoint, and its final weights are bit
-    for bit those of a run that was never interrupted (same machine, same number of threads,
-    no `train.max_minutes`).
+    for bit those of a run that was never interrupted (same machine, same number of threads and of
+    ranks, no `train.max_minutes`).
 
     Raises:
         JobInterrupted: The job was asked to stop; a checkpoint was written unless cancelled.
         DivergedError: The loss or gradient is not finite; the last checkpoint is intact.
         PurveyError: The recipe, the data or the base does not allow the run.
+        RankFailed: Another process of the run broke or was killed.
     """
-    torch.set_num_threads(spec.num_threads)
     config = parse_recipe(spec.recipe)
     _refuse_unused(config)
-    training = TrainingRun(spec=spec, config=config, link=link, clock=clock, watch=watch)
+    size = num_ranks(config, num_threads=spec.num_threads)
+    share = share_of(spec, size)
+    _tell_ranks(config, size, spec.num_threads, link)
+    with started(share, size=size) as group:
+        return train_rank(share, config, link=link, clock=clock, watch=watch, group=group)
+
+
+def train_rank(
+    spec: JobSpec,
+    config: TrainConfig,
+    *,
+    link: TrainingLink,
+    clock: Clock,
+    watch: Watch = nullcontext,
+    group: Group | None,
+) -> ModelTrained:
+    """Do as `run`, as one rank of a run or as its only process.
+
+    Raises:
+        RankDone: Training is over, and this is not the first rank.
+    """
+    torch.set_num_threads(spec.num_threads)
+    training = TrainingRun(
+        spec=spec, config=config, link=link, clock=clock, watch=watch, group=group
+    )
     if training.config.task == "text-generation":
+        refuse_unused(config, {}, is_declared_here=False)
         return train_language_model(training)
+    if training.config.task == "regression":
+        return train_regression(training)
+    if training.config.task == "speech-recognition":
+        return train_speech(training)
     return train_classifier(training)
+
+
+def _tell_ranks(config: TrainConfig, size: int, num_threads: int, link: TrainingLink) -> None:
+    """Say what the number of threads makes of a division."""
+    if config.parallel.strategy == "none":
+        return
+    if size == 1:
+        link.event("A job has one thread here, so a single process trains.")
+    elif size > num_threads:
+        link.event(f"{size} ranks share {num_threads} threads; each takes one.", level="warn")
 
 
 def _refuse_unused(config: TrainConfig) -> None:

@@ -9,7 +9,7 @@ import pytest
 from purvey.cli.main import run
 
 COMMANDS = [  # frozen names
-    *("serve", "demo", "run", "chat", "train", "jobs", "list", "show"),
+    *("serve", "demo", "run", "chat", "train", "sweep", "jobs", "list", "show"),
     *("explain", "keys", "usage", "doctor", "backup", "restore"),
 ]
 

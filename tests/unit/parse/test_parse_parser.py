@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from purvey.contracts.engine import ChatMessage
-from purvey.contracts.parse import DecodeImage, Prefix, RenderChat
+from purvey.contracts.parse import DecodeAudio, DecodeImage, Prefix, RenderChat
 from purvey.errors import InternalError, InvalidCheckpointError, InvalidValueError
 from purvey.parse.parser import Parser
 from purvey.parse.pool import ParsePool
@@ -60,9 +60,18 @@ def decode(parser: Parser) -> object:
     return parser.decode(question, param="input", timeout_s=60.0)
 
 
+def decode_audio(parser: Parser) -> object:
+    question = DecodeAudio(data=b"", start_s=0.0, max_s=1.0)
+    return parser.decode_audio(question, param="input", timeout_s=60.0)
+
+
 @pytest.mark.parametrize(
     ("ask", "answer"),
     [
+        (decode_audio, "AudioDecoded(sample_rate_hz=8000, channels=2, samples=bytes(12))"),
+        (decode_audio, "AudioDecoded(sample_rate_hz=8000, channels=0, samples=b'')"),
+        (decode_audio, "AudioDecoded(sample_rate_hz=1, channels=1, samples=bytes(4))"),
+        (decode_audio, "TemplateChecked()"),
         (decode, "ImageDecoded(given_width=1, given_height=1, pixels=bytes(11))"),
         (decode, "ImageDecoded(given_width=1, given_height=1, pixels=bytes(10**7))"),
         (decode, "TemplateChecked()"),

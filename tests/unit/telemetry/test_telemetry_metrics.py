@@ -15,6 +15,7 @@ BOUNDED = {
     "le",
     "used_by",
     "upstream",
+    "state",
 }
 
 

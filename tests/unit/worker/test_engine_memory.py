@@ -9,9 +9,10 @@ from purvey.contracts.deployment import Precision
 from purvey.contracts.engine import LoadModel
 from purvey.contracts.model import ModelSource
 from purvey.engine.linears import footprint
-from purvey.engine.linears.footprint import Footprint, expected, free_memory, require_room
+from purvey.engine.linears.footprint import Footprint, expected, require_room
 from purvey.errors import CapacityError
-from purvey.ipc.confinement import memory_of_machine
+from purvey.ipc import confinement
+from purvey.ipc.confinement import free_memory, memory_of_machine
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.language import LanguageModel, load_language_model, save_language_model
@@ -125,5 +126,5 @@ def test_what_fits_is_not_refused() -> None:
 
 def test_free_memory_is_some_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < free_memory() <= memory_of_machine()
-    monkeypatch.setattr(footprint, "_MEMINFO", Path("/nowhere/meminfo"))
+    monkeypatch.setattr(confinement, "_MEMINFO", Path("/nowhere/meminfo"))
     assert free_memory() == memory_of_machine()

@@ -28,6 +28,7 @@ class Link:
             "recipe.model.hyperparameters",
         ),
         ({"model": {"base": "b"}, "train": {"method": "lora"}}, "recipe.train.method"),
+        ({"task": "text-generation", "augment": {"image": {"flip": True}}}, "recipe.augment.image"),
     ],
 )
 def test_settings_without_effect_are_refused(

@@ -1,7 +1,7 @@
 """`purvey run` and `purvey chat`: talk to a model in the terminal."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ import typer
 
 from purvey.cli.connection import connect
 from purvey.cli.terminal import AsJson, console, notices, print_json
-from purvey.errors import InvalidFileError
+from purvey.errors import InvalidFileError, InvalidValueError
 
 if TYPE_CHECKING:
     from purvey.client.purvey import Purvey
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Turn = dict[str, Any]  # a message of the API
 Reply = Callable[[str], Iterator[str]]
 """Text of the answer, piece by piece, to what was typed."""
+_CLASSES_SHOWN = 5
 
 
 @dataclass(kw_only=True)
@@ -38,7 +39,7 @@ class Talk:
     messages: list[Turn] = field(default_factory=list)
 
     def reply(self) -> Reply:
-        """Return how this model answers: chat, plain completion, or classes."""
+        """Return how this model answers: chat, plain completion, classes or a score."""
         task = self.client.models.get(self.model).task
         if task is not None and task != "text-generation":
             return self._classify
@@ -60,9 +61,18 @@ class Talk:
         yield self.classes_of(text)
 
     def classes_of(self, given: object) -> str:
-        """Return the most probable classes of a text or an image, on one line."""
-        result = self.client.answers.classify(self.model, [given], top_k=5).results[0]
-        return ", ".join(f"{p.label} {p.probability:.3f}" for p in result.probabilities)
+        """Return the most probable classes of an input, or its score, on one line."""
+        result = self.client.answers.classify(self.model, [given]).results[0]
+        if result.score is not None:
+            return f"{result.score:.6g}"
+        best = result.probabilities[:_CLASSES_SHOWN]
+        return ", ".join(f"{p.label} {p.probability:.3f}" for p in best)
+
+    def answer_to(self, given: object, audio: Path | None) -> str:
+        """Return what a recogniser hears in a recording, or what `classes_of` returns."""
+        if audio is not None and self.client.models.get(self.model).task == "speech-recognition":
+            return self.client.answers.transcribe(self.model, audio)
+        return self.classes_of(given)
 
 
 def run(
@@ -75,6 +85,16 @@ def run(
     image: Annotated[
         Path | None, typer.Option(help="Classify this image and end, for image classifiers.")
     ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Classify this recording, or write it down, and end.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Of a mixture, answered at once: NAME=TEXT, NAME:=NUMBER, NAME=@FILE; repeatable.",
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="First turn, as the system.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus mass in (0, 1].")] = None,
@@ -82,7 +102,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Talk to a model: chat, completion where it has no chat template, or classes.
+    """Talk to a model: chat, completion where it has no chat template, classes or a score.
 
     A model folder is served by a private server for as long as the command runs.
     """
@@ -94,8 +114,8 @@ def run(
     }
     with _served(model) as (client, name):
         talk = Talk(client=client, model=name, sampling=sampling)
-        if image is not None:
-            _answer(model, [talk.classes_of(_image_input(image))], as_json=as_json)
+        if (given := _given(image, audio, inputs or ())) is not None:
+            _answer(model, [talk.answer_to(given, audio)], as_json=as_json)
             return
         if system is not None:
             talk.messages.append({"role": "system", "content": system})
@@ -117,12 +137,22 @@ def _served(model: str) -> "Iterator[tuple[Purvey, str]]":
             yield client, model
 
 
-def _image_input(path: Path) -> object:
-    from purvey.client.answers import image_input
+def _given(image: Path | None, audio: Path | None, inputs: Sequence[str]) -> object:
+    """Return what flags give as the API's input; None where there is none."""
+    from purvey.cli.commands.naming import named_inputs
+    from purvey.client.answers import audio_input, image_input
 
-    if not path.is_file():
-        raise InvalidFileError(f"no file at {str(path)!r}.", param="image")
-    return image_input(path)
+    if sum((image is not None, audio is not None, bool(inputs))) > 1:
+        raise InvalidValueError("give one of --image, --audio and --input.", param="input")
+    if inputs:
+        return named_inputs(inputs)
+
+    for path, param, read in ((image, "image", image_input), (audio, "audio", audio_input)):
+        if path is not None and not path.is_file():
+            raise InvalidFileError(f"no file at {str(path)!r}.", param=param)
+        if path is not None:
+            return read(path)
+    return None
 
 
 def _typed() -> Iterator[str]:

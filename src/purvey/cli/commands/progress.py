@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from purvey.client.values import Event
 
-METRICS = ("accuracy", "macro_f1", "perplexity", "valid_loss")
+METRICS = ("accuracy", "macro_f1", "reward_accuracy", "perplexity", "valid_loss")
 """Which validation metric the bar shows: the first of these that is known."""
 Numbers = dict[str, Any]  # metrics of an event, JSON values
 

@@ -59,7 +59,7 @@ def read_plan(
             _put(plan.recipe, name, value)
     for setting in settings:
         name, value = _pair(setting, param="set")
-        _put(plan.recipe, name, _toml_value(value))
+        _put(plan.recipe, name, toml_value(value))
     plan.columns |= dict(
         _pair(part, param="columns") for part in (columns or "").split(",") if part
     )
@@ -80,6 +80,14 @@ def check_plan(plan: Plan) -> None:
     """
     values = {"task": "classification"} | plan.recipe  # any task where the data will say which
     parse_recipe(with_recipe_defaults(values))
+
+
+def toml_value(text: str) -> object:
+    """Read one value as TOML; what is none is the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _take_recipe(plan: Plan, file: Path) -> None:
@@ -146,10 +154,3 @@ def _pair(text: str, *, param: str) -> tuple[str, str]:
     if not (name.strip() and equals):
         raise InvalidValueError(f"{text!r} is not of the form name=value.", param=param)
     return name.strip(), value.strip()
-
-
-def _toml_value(text: str) -> object:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -31,6 +31,13 @@ TASK_OF_COLUMNS: tuple[tuple[set[str], set[str], str], ...] = (
 )
 """Which task a dataset is for when nobody says: the first of which it has the kind that is learned
 and, where some are named, exactly those kinds of input."""
+_GIVEN = {
+    "image-classification": "--image FILE",
+    "audio-classification": "--audio FILE",
+    "classification": "--input NAME=VALUE ...",
+    "regression": "--input NAME=VALUE ...",
+}
+"""What `purvey run` is told to a model of a task; others take a prompt."""
 
 
 def train(
@@ -78,13 +85,20 @@ def train(
 
 
 def _start(client: "Purvey", plan: "Plan", out: "Console") -> "Job":
+    with_dataset(client, plan, out)
+    job = client.training_jobs.create(plan.recipe)
+    out.print(f"job {job.id}", markup=False)
+    return job
+
+
+def with_dataset(client: "Purvey", plan: "Plan", out: "Console") -> None:
+    """Make the dataset of a plan that names files, and say in its recipe what that tells."""
     if plan.data:
         dataset = _dataset(client, plan, out)
         plan.recipe["dataset"] = dataset.id
         plan.recipe.setdefault("task", _task_for(dataset))
-    job = client.training_jobs.create(plan.recipe)
-    out.print(f"job {job.id}", markup=False)
-    return job
+        if any(column.kind == "preference" for column in dataset.columns):
+            plan.recipe.setdefault("train", {}).setdefault("objective", "dpo")
 
 
 def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
@@ -135,6 +149,6 @@ def _print_outcome(job: "Job", *, wanted: object) -> None:
             notices().print(
                 f"The name {wanted!r} was taken: an earlier model keeps it.", markup=False
             )
-        is_image = (job.recipe or {}).get("task") == "image-classification"
-        given = "--image FILE" if is_image else '--prompt "..."'
+        task = str((job.recipe or {}).get("task"))
+        given = _GIVEN.get(task, '--prompt "..."')
         console().print(f"Ask it: purvey run {job.trained_model} {given}", markup=False)

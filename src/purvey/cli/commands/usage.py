@@ -22,8 +22,17 @@ def usage(
         print_json(totals)
         return
     rows = [
-        (t.group, t.requests, t.input_tokens, t.output_tokens, t.images, t.rows, span(t.compute_s))
+        (
+            t.group,
+            t.requests,
+            t.input_tokens,
+            t.output_tokens,
+            t.images,
+            span(t.audio_s),
+            t.rows,
+            span(t.compute_s),
+        )
         for t in totals
     ]
-    columns = (by.upper(), "REQUESTS", "TOKENS IN", "TOKENS OUT", "IMAGES", "ROWS", "COMPUTE")
-    print_table(columns, rows, empty="Nothing used yet.")
+    counted = ("TOKENS IN", "TOKENS OUT", "IMAGES", "AUDIO", "ROWS", "COMPUTE")
+    print_table((by.upper(), "REQUESTS", *counted), rows, empty="Nothing used yet.")

@@ -14,15 +14,15 @@ InitScheme = Literal[
 class ModelConfig(Part):
     """What is trained: a registered base, or an architecture built anew.
 
-    `architecture` is `decoder`, `text-ngrams` or `file.py:Class` under a module path;
-    `hyperparameters` are its keyword arguments.
+    `architecture` is a built-in one (see the reference of architectures) or `file.py:Class` under
+    a module path; `hyperparameters` are its keyword arguments.
     """
 
     base: Name | None = None
     """Name of a registered model to start from."""
     architecture: Name | None = None
-    """What to build anew: `decoder`, `text-ngrams` or `file.py:Class`."""
-    hyperparameters: dict[str, Any] = {}  # keyword arguments of the architecture
+    """What to build anew: a built-in architecture, or `file.py:Class`."""
+    hyperparameters: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it; JSON values)
     """Keyword arguments of the architecture."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ A value left at null is taken from the dataset: the sizes and lengths that are c
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from purvey.contracts.recipe_parts.part import Fraction, Part
 
@@ -19,6 +19,14 @@ class ImageSize(Part):
     """Columns in pixels; null as for `height`."""
     channels: Annotated[int, Field(ge=1, le=3)] = 3
     """3 for colour, 1 for grey."""
+
+    @field_validator("channels")
+    @classmethod
+    def _grey_or_colour(cls, channels: int) -> int:
+        if channels == 2:
+            msg = "images have 3 channels (colour) or 1 (grey)"
+            raise ValueError(msg)
+        return channels
 
 
 class AudioShape(Part):
@@ -64,7 +72,7 @@ class AudioAugment(Part):
     """SpecAugment (Park et al. 2019): bands and moments of the spectrogram are blanked."""
 
     frequency_masks: Annotated[int, Field(ge=0, le=16)] = 0
-    """Masks over mel bands."""
+    """Masks over mel bands; models that hear samples have none."""
     frequency_mask_bands: Annotated[int, Field(ge=1, le=128)] = 8
     """Widest of them, in bands."""
     time_masks: Annotated[int, Field(ge=0, le=16)] = 0

@@ -1,11 +1,16 @@
-"""A fine-tuning file in OpenAI's chat format: one conversation per line."""
+"""A fine-tuning file in OpenAI's formats: one conversation, or one preference, per line."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from purvey.data.conversations import Conversation, UnfitConversationError, as_conversation
+from purvey.data.preferences import Preference, as_preference
 from purvey.data.reading.jsonl import parse_object
 from purvey.data.reading.plain_text import lines_of, read_utf8
 from purvey.data.reading.table import check_row_count, row_error
+
+_Kept = TypeVar("_Kept")
 
 
 def read_chat_file(path: Path, *, source: str) -> list[Conversation]:
@@ -14,15 +19,32 @@ def read_chat_file(path: Path, *, source: str) -> list[Conversation]:
     Raises:
         InvalidFileError: Names the line and what is wrong with it.
     """
-    conversations: list[Conversation] = []
+    return list(
+        _rows(path, lambda row: as_conversation(row.get("messages")), '"messages"', source=source)
+    )
+
+
+def read_preference_file(path: Path, *, source: str) -> list[Preference]:
+    """Read the preferences of a file; other keys beside the three are not used.
+
+    Raises:
+        InvalidFileError: Names the line and what is wrong with it.
+    """
+    return list(_rows(path, as_preference, "the row", source=source))
+
+
+def _rows(
+    path: Path, convert: Callable[[dict[str, Any]], _Kept], what: str, *, source: str
+) -> Iterator[_Kept]:
+    count = 0
     for line, text in enumerate(lines_of(read_utf8(path, source=source)), start=1):
         if not text.strip():
             continue
         row = parse_object(text, source=source, line=line)
         try:
-            conversations.append(as_conversation(row.get("messages")))
+            yield convert(row)
         except UnfitConversationError as error:
-            raise row_error(source, line, f'"messages" {error}.') from None
-        check_row_count(source, len(conversations))  # at once: what is refused is not even held
-    check_row_count(source, len(conversations))
-    return conversations
+            raise row_error(source, line, f"{what} {error}.") from None
+        count += 1
+        check_row_count(source, count)  # at once: what is refused is not even held
+    check_row_count(source, count)

@@ -25,12 +25,12 @@ Record = tuple[int, list[str]]
 
 
 def read_delimited(
-    path: Path, *, source: str, form: Literal["csv", "tsv"], wanted: Collection[str] = ()
+    file: Path | bytes, *, source: str, form: Literal["csv", "tsv"], wanted: Collection[str] = ()
 ) -> RawTable:
     """Read a delimited file.
 
     Args:
-        path: The file.
+        file: The file, or its content.
         source: Its name, for messages and for the delimiter's tie-break.
         form: `tsv` fixes the delimiter to a tab; `csv` finds it.
         wanted: Column names the caller will ask for; a first line that holds them all is a header.
@@ -39,7 +39,7 @@ def read_delimited(
         InvalidFileError: Names the line: not UTF-8, an open quote, a row whose number of
             fields differs, a repeated or empty column name.
     """
-    text = read_utf8(path, source=source)
+    text = read_utf8(file, source=source)
     delimiter = "\t" if form == "tsv" else sniff_delimiter(text)
     most = LIMITS.dataset_rows + 2  # a header, and one that shows there are too many
     records = list(islice(_records(text, delimiter, source=source), most))

@@ -1,16 +1,20 @@
-"""JSON Lines: one object per line, all with the same keys; or conversations."""
+"""JSON Lines: one object per line, all with the same keys; conversations and preferences too."""
 
 import json
 from pathlib import Path
 from typing import Any, NoReturn
 
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.rows import ANSWERS, PROMPT
 from purvey.data.reading.plain_text import lines_of, read_utf8
 from purvey.data.reading.table import Cell, RawTable, check_column_count, check_row_count, row_error
 
+PREFERENCE = "preference"
+"""Column that the three keys of a preference in OpenAI's shape are read into."""
 
-def read_jsonl(path: Path, *, source: str) -> RawTable:
-    """Read a JSON Lines file; blank lines are skipped.
+
+def read_jsonl(file: Path | bytes, *, source: str) -> RawTable:
+    """Read a JSON Lines file, or its content; blank lines are skipped.
 
     Raises:
         InvalidFileError: Names the line: not an object, a repeated key, NaN, keys that
@@ -18,7 +22,7 @@ def read_jsonl(path: Path, *, source: str) -> RawTable:
     """
     columns: dict[str, list[Cell]] = {}
     lines: list[int] = []
-    for line, text in enumerate(lines_of(read_utf8(path, source=source)), start=1):
+    for line, text in enumerate(lines_of(read_utf8(file, source=source)), start=1):
         if not text.strip():
             continue
         row = parse_object(text, source=source, line=line)
@@ -31,7 +35,9 @@ def read_jsonl(path: Path, *, source: str) -> RawTable:
         lines.append(line)
         check_row_count(source, len(lines))  # at once: what is refused is not even held
     check_row_count(source, len(lines))
-    return RawTable(source=source, columns=columns, lines=lines, details={"format": "jsonl"})
+    return RawTable(
+        source=source, columns=_folded(columns), lines=lines, details={"format": "jsonl"}
+    )
 
 
 def parse_object(text: str, *, source: str, line: int) -> dict[str, Any]:
@@ -52,6 +58,19 @@ def parse_object(text: str, *, source: str, line: int) -> dict[str, Any]:
     if text.count("[") + text.count("{") > LIMITS.json_depth:
         _check_depth(value, source=source, line=line)
     return value
+
+
+def _folded(columns: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+    """Join the three columns of preferences in OpenAI's shape into one; others stay as they are."""
+    names = (PROMPT, *ANSWERS)
+    if PREFERENCE in columns or not columns.keys() >= set(names):
+        return columns
+    if not isinstance(columns[PROMPT][0], dict):
+        return columns
+    rows = zip(*(columns[name] for name in names), strict=True)
+    pairs: list[Cell] = [dict(zip(names, row, strict=True)) for row in rows]
+    others = {name: cells for name, cells in columns.items() if name not in names}
+    return {PREFERENCE: pairs, **others}
 
 
 def _check_depth(value: object, *, source: str, line: int) -> None:

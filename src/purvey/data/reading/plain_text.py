@@ -13,13 +13,16 @@ CHUNK_CHARS = 2_000
 """Longest row made from a text file, in characters, unless one line alone is longer."""
 
 
-def read_utf8(path: Path, *, source: str) -> str:
-    """Return a file's text without its byte order mark, with line feeds only.
+def read_utf8(file: Path | bytes, *, source: str) -> str:
+    """Return the text of a file, or of its content, without its byte order mark.
+
+    Lines end in line feeds only.
 
     Raises:
         InvalidFileError: Bytes that are not UTF-8 (the line is named), or a NUL character.
     """
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    data = content.removeprefix(codecs.BOM_UTF8)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InvalidFileError(f"{source!r} is UTF-16 text: save it as UTF-8.")
     try:

@@ -6,14 +6,15 @@ from typing import Literal, assert_never
 
 from purvey.contracts.jobs import InputFile
 from purvey.data.reading.delimited import read_delimited
-from purvey.data.reading.image_folders import read_image_folders
 from purvey.data.reading.jsonl import read_jsonl
+from purvey.data.reading.media_zip import read_media_zip
 from purvey.data.reading.parquet import read_parquet
 from purvey.data.reading.plain_text import read_text
 from purvey.data.reading.table import RawTable
 from purvey.errors import InvalidFileError
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "image_folders"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "text", "image_folders", "audio_folders", "zip"]
+"""`zip` holds images or recordings, whichever it is."""
 
 _BY_ENDING: dict[str, Format] = {
     ".csv": "csv",
@@ -22,7 +23,7 @@ _BY_ENDING: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
-    ".zip": "image_folders",
+    ".zip": "zip",
     ".md": "text",
 }
 
@@ -80,8 +81,10 @@ def read_file(path: Path, *, source: str, form: Format, wanted: Collection[str] 
             return read_parquet(path, source=source)
         case "text":
             return read_text(path, source=source)
-        case "image_folders":
-            return read_image_folders(path, source=source)
+        case "image_folders" | "audio_folders":
+            return read_media_zip(path, source=source, form=form)
+        case "zip":
+            return read_media_zip(path, source=source)
         case _:
             assert_never(form)
 
@@ -97,7 +100,7 @@ def detect_format(file: InputFile) -> Format:
     with Path(file.path).open("rb") as stream:
         head = stream.read(16 * 1_024)
     if head.startswith(b"PK\x03\x04"):
-        return "image_folders"
+        return "zip"
     if head.startswith(b"PAR1"):
         return "parquet"
     head = head.removeprefix(b"\xef\xbb\xbf")

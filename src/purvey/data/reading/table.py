@@ -20,6 +20,7 @@ class RawTable:
         columns: Cells by column name, in the file's order of columns.
         lines: For each row, the 1-based line (or entry) it came from.
         row_word: What `lines` counts: `line`, `row` or `entry`.
+        entries: For each row, the name of the archive's entry that it needs; empty elsewhere.
         details: What the reader found out (`format`, `delimiter`, `has_header`).
     """
 
@@ -27,6 +28,7 @@ class RawTable:
     columns: dict[str, list[Cell]]
     lines: Sequence[int]
     row_word: str = "line"
+    entries: Sequence[str] = ()
     details: dict[str, str | bool] = field(default_factory=dict)
 
     @property
@@ -36,12 +38,16 @@ class RawTable:
 
     def error(self, row: int, problem: str) -> InvalidFileError:
         """Build the error for one row, naming the file and the line."""
-        return row_error(self.source, self.lines[row], problem, word=self.row_word)
+        entry = self.entries[row] if self.entries else ""
+        return row_error(self.source, self.lines[row], problem, word=self.row_word, entry=entry)
 
 
-def row_error(source: str, line: int, problem: str, *, word: str = "line") -> InvalidFileError:
+def row_error(
+    source: str, line: int, problem: str, *, word: str = "line", entry: str = ""
+) -> InvalidFileError:
     """Build the error for one line: where it is, what is wrong, what to change."""
-    return InvalidFileError(f"{source!r}, {word} {line}: {problem}", param=f"{word} {line}")
+    place = f"{word} {line}" + (f" ({entry!r})" if entry else "")
+    return InvalidFileError(f"{source!r}, {place}: {problem}", param=f"{word} {line}")
 
 
 def check_row_count(source: str, num_rows: int) -> None:

@@ -4,16 +4,13 @@ Shape letters, this file only:
     T = rows   I = input features   O = output features   R = rows that are added to
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from purvey.models.config import Activation
-
-_SLICE_WEIGHTS = 2**17
-"""Weights that are converted at once: their float32 copies stay in a core's cache."""
 
 
 class Projection(Protocol):
@@ -72,11 +69,3 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
     num_outputs = sum(len(part) for part in parts)  # the operator would import torch's compiler
     return torch.empty((num_outputs, *parts[0].shape[1:]), dtype=parts[0].dtype, device="meta")
-
-
-def output_slices(weight_OI: Tensor, *, most_weights: int = _SLICE_WEIGHTS) -> Iterator[slice]:
-    """Cut a layer's outputs into pieces to convert one after the other."""
-    num_outputs, num_inputs = weight_OI.shape
-    step = max(1, most_weights // num_inputs)
-    for start in range(0, num_outputs, step):
-        yield slice(start, start + step)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from purvey.engine.linears.activation import Gate, joined_gate
-from purvey.engine.linears.base import Projection, output_slices
+from purvey.engine.linears.base import Projection
 from purvey.engine.linears.rows import has_packed_kernels
 from purvey.models.config import Activation
+from purvey.models.linears.tiles import output_slices
 
 _BLOCK_ROWS = 8
 _NATIVE = ("avx512_bf16", "amx_bf16")

@@ -15,7 +15,7 @@ from purvey.contracts.engine import LoadModel
 from purvey.engine.attention.outputs import workspace_bytes as attention_workspace_bytes
 from purvey.engine.linears.choice import Chosen, choose
 from purvey.errors import CapacityError
-from purvey.ipc.confinement import memory_of_machine
+from purvey.ipc.confinement import free_memory
 from purvey.models.config import DecoderConfig
 from purvey.models.skeleton import skeleton
 from purvey.models.weights import read_config, stored_bytes
@@ -24,7 +24,6 @@ BYTES_PER_WEIGHT: dict[Chosen, float] = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, 
 """In a layer, the scales of 4-bit groups among them; the one scale of an 8-bit output is not."""
 _BYTES_PER_FLOAT = 4
 _LOADING_BYTES_PER_WEIGHT = 16
-_MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
 
 
@@ -121,16 +120,6 @@ def require_room(footprint: Footprint, *, name: str, available_bytes: int | None
             hint="Unload another model, lower kv_cache_bytes, or choose a smaller precision "
             "(bf16, int8, int4).",
         )
-
-
-def free_memory() -> int:
-    """Return the bytes that can be had now without swapping; where that is not told, all."""
-    try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-    except OSError:  # no Linux
-        return memory_of_machine()
-    kibibytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvail")), None)
-    return memory_of_machine() if kibibytes is None else min(kibibytes * 2**10, memory_of_machine())
 
 
 def _gib(num_bytes: int) -> str:

@@ -1,6 +1,4 @@
-"""4-bit layers: 16 levels for each group of weights, rows in bfloat16.
-
-    weight_OI = (q_OI - 8) * scale_OG + zero_OG        q_OI in 0..15, one scale and zero a group
+"""4-bit layers: weights as `models/linears/int4.py` rounds them, rows in bfloat16.
 
 Torch's 4-bit kernel serves every number of rows, though it pays at one or two: it was measured
 to give a row the same bits from 1 to 512 rows, and a second kernel for many rows would give it
@@ -16,15 +14,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from purvey.engine.linears.activation import Gate, joined_gate
-from purvey.engine.linears.base import Projection, output_slices
+from purvey.engine.linears.base import Projection
 from purvey.engine.linears.int8 import Int8Linears
 from purvey.models.config import Activation
+from purvey.models.linears.int4 import GROUP_INPUTS, quantise_groups
 
-GROUP_INPUTS = 32
-_LEVELS = 16
 _OUTPUT_TILE = 64
 _INNER_TILES = 2
-_TINY = 1e-30
 
 
 class Int4Linears:
@@ -69,23 +65,3 @@ class PackedInt4:
         )
         y_TO = padded_TO[:, : self._num_outputs].float()
         return y_TO if self._bias_O is None else y_TO.add_(self._bias_O)
-
-
-def quantise_groups(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `q_OI` (int32), `scale_OG` and `zero_OG` (bfloat16), lowest to highest of a group.
-
-    Levels are chosen for the scale and the zero as they are stored, rounded to bfloat16.
-    """
-    num_outputs, num_inputs = weight_OI.shape
-    q_OI = torch.empty((num_outputs, num_inputs), dtype=torch.int32)
-    shape_OG = num_outputs, num_inputs // GROUP_INPUTS
-    scale_OG, zero_OG = (torch.empty(shape_OG, dtype=torch.bfloat16) for _ in range(2))
-    for outputs in output_slices(weight_OI):
-        groups_SGI = weight_OI[outputs].float().reshape(-1, shape_OG[1], GROUP_INPUTS)
-        lowest_SG, highest_SG = groups_SGI.amin(2), groups_SGI.amax(2)
-        scale_SG = ((highest_SG - lowest_SG) / (_LEVELS - 1)).clamp_min_(_TINY).bfloat16()
-        zero_SG = (lowest_SG + scale_SG.float() * (_LEVELS // 2)).bfloat16()
-        centred_SGI = groups_SGI.sub(zero_SG[..., None].float()).div_(scale_SG[..., None].float())
-        q_SGI = centred_SGI.add_(_LEVELS // 2).round_().clamp_(0, _LEVELS - 1)
-        q_OI[outputs], scale_OG[outputs], zero_OG[outputs] = q_SGI.flatten(1), scale_SG, zero_SG
-    return q_OI, scale_OG, zero_OG

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from purvey.engine.linears.activation import Gate, joined_gate
-from purvey.engine.linears.base import Projection, output_slices
+from purvey.engine.linears.base import Projection
 from purvey.models.config import Activation
+from purvey.models.linears.tiles import output_slices
 
 _WEIGHT_LEVELS = 127
 LEVELS = (127, 63)

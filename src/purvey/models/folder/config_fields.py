@@ -54,12 +54,20 @@ class Fields:
                 meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
                 raise self.refusal(name, f"is unknown{meant}")
 
-    def count(self, name: str, *, default: int | None = None) -> int:
-        """Return a whole number from 1 to 2^24."""
+    def count(self, name: str, *, default: int | None = None, at_most: int = _LARGEST_COUNT) -> int:
+        """Return a whole number from 1 to `at_most`, 2^24 unless told."""
         value = self._given(name, default)
-        if type(value) is not int or not 1 <= value <= _LARGEST_COUNT:
-            raise self.refusal(name, f"must be a whole number from 1 to {_LARGEST_COUNT}")
+        if type(value) is not int or not 1 <= value <= at_most:
+            raise self.refusal(name, f"must be a whole number from 1 to {at_most}")
         return value
+
+    def fraction(self, name: str, *, default: float | None = None) -> float:
+        """Return a number from 0 up to 1: a share or a probability that is never whole."""
+        value = self._given(name, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < 1:
+            raise self.refusal(name, "must be a number from 0 up to 1")
+        return float(value)
 
     def number(self, name: str, *, default: float | None = None) -> float:
         """Return a finite number above zero."""

@@ -4,9 +4,9 @@ Layout: 8 bytes little-endian header length, a JSON header, then the tensors' by
 holes or overlaps (https://github.com/huggingface/safetensors, "Format").
 """
 
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from purvey.contracts.tensor_header import MAX_HEADER_BYTES, num_elements, parse_header
@@ -24,9 +23,21 @@ _MAX_DIMENSIONS = 8
 _KEYS = {"dtype", "shape", "data_offsets"}
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
 _ITEM_BYTES |= {"U8": 1, "BOOL": 1}
-_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32}
-_DTYPES |= {torch.int16, torch.int8, torch.uint8, torch.bool}
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_NAMES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What is written, widest first: in that order tensors are aligned in the file."""
+_ORDER = {dtype: place for place, dtype in enumerate(_NAMES)}
+_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,42 +112,77 @@ def why_unstorable(value: object) -> str | None:
         return "is no tensor"
     if value.layout != torch.strided:
         return "is not dense"
-    if value.dtype not in _DTYPES:
+    if value.dtype not in _NAMES:
         return f"has the unsupported type {value.dtype}"
     if value.ndim > _MAX_DIMENSIONS:
         return f"has {value.ndim} dimensions, more than {_MAX_DIMENSIONS}"
     return None
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Write tensors as they are (detached, contiguous, each with its own bytes).
 
-    Tensors that share memory, as tied weights do, are written as often as they are named.
+    Tensors that share memory, as tied weights do, are written as often as they are named; those
+    divided among ranks are gathered one by one, in `file_order`. The interpreter is free for other
+    threads while bytes are written and digested. A file of that name is replaced, not overwritten:
+    the tensors may be mapped from it.
+
+    Returns:
+        Hex SHA-256 of the file.
 
     Raises:
         OSError: The file cannot be written.
     """
-    plain: dict[str, Tensor] = {}
-    written: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().contiguous().cpu()
-        storage = own.untyped_storage().data_ptr()
-        plain[name] = own.clone() if storage in written else own
-        written.add(storage)
-    with _named_os_error(path):
-        save_file(plain, path, metadata={"format": "pt"})
+    ordered = file_order(tensors)
+    digest = hashlib.sha256()
+    if path.is_file():
+        path.unlink()
+    with _named_os_error(path), path.open("wb") as stream:
+        for piece in _pieces(ordered):
+            stream.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def file_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Return names and tensors in the order in which they are written."""
+    return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+
+
+def undivided(tensor: Tensor) -> Tensor:
+    """Return a tensor whole; all ranks that hold a part of it must do so at once."""
+    gather = getattr(tensor, "full_tensor", None)  # a DTensor's, whose import takes a second
+    return tensor if gather is None else gather()
+
+
+def _pieces(tensors: list[tuple[str, Tensor]]) -> Iterable[bytes | memoryview]:
+    """Yield the bytes of the file: its header, padded to eight, then every tensor's."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # JSON values
+    end = 0
+    for name, tensor in tensors:
+        start, end = end, end + tensor.nbytes
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for _, tensor in tensors:
+        flat = undivided(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
+        whole = flat.numpy().data
+        for start in range(0, len(whole), _PIECE_BYTES):
+            yield whole[start : start + _PIECE_BYTES]
 
 
 @contextmanager
 def _named_os_error(path: Path) -> Iterator[None]:
-    """Raise what the system refused as `OSError`; the library keeps only its text."""
+    """Name the file in what the system refuses; a failed write of an open one tells none."""
     try:
         yield
-    except SafetensorError as error:
-        number = _OS_ERROR.search(str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _tensor_header(path: Path, name: str, entry: Any) -> TensorHeader:  # noqa: ANN401 (JSON)

@@ -2,26 +2,33 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from purvey.contracts.model import AudioSpec, ImageSpec, InputSpec
 from purvey.contracts.recipe_parts.inputs import AudioAugment, AugmentConfig, ImageAugment
 from purvey.models.inputs.augment_audio import augment_audio
-from purvey.models.inputs.augment_image import augment_image
+from purvey.models.inputs.augment_image import augment_images
 
 
 def augmented(
-    item: tuple[Tensor, ...], specs: Sequence[InputSpec], config: AugmentConfig
+    batch: tuple[Tensor, ...], specs: Sequence[InputSpec], config: AugmentConfig
 ) -> tuple[Tensor, ...]:
-    """Return one row's inputs, changed as the recipe says; the given tensors stay as they are."""
-    return tuple(_augmented(tensor, spec, config) for tensor, spec in zip(item, specs, strict=True))
+    """Return a batch, changed row by row as the recipe says; the given tensors stay as they are.
+
+    Args:
+        batch: One tensor for each input, its rows first.
+        specs: The inputs' declarations, in the same order.
+        config: What may happen to them.
+    """
+    return tuple(_augmented(rows, spec, config) for rows, spec in zip(batch, specs, strict=True))
 
 
-def _augmented(tensor: Tensor, spec: InputSpec, config: AugmentConfig) -> Tensor:
+def _augmented(rows: Tensor, spec: InputSpec, config: AugmentConfig) -> Tensor:
     match spec:
         case ImageSpec() if config.image != ImageAugment():
-            return augment_image(tensor, config.image)
-        case AudioSpec(num_mels=num_mels) if num_mels and config.audio != AudioAugment():
-            return augment_audio(tensor, config.audio)
+            return augment_images(rows, config.image, spec)
+        case AudioSpec() if config.audio != AudioAugment():
+            return torch.stack([augment_audio(row, config.audio) for row in rows])
         case _:
-            return tensor
+            return rows

@@ -26,8 +26,7 @@ from purvey.contracts.model import (
     TextSpec,
 )
 from purvey.errors import InvalidValueError
-from purvey.models.images import ImageReader
-from purvey.models.inputs.audio import audio_tensor
+from purvey.models.inputs.media import MediaReader
 
 _WORDS: dict[type[InputSpec], str] = {
     ImageSpec: "an image",
@@ -53,18 +52,19 @@ def check_names(inputs: NamedInputs, declared: dict[str, InputSpec]) -> None:
             raise InvalidValueError(f"the input {name!r} is missing.", param=name)
 
 
-def tensor_of(value: PlainInput, spec: InputSpec, name: str, images: ImageReader) -> Tensor:
+def tensor_of(value: PlainInput, spec: InputSpec, name: str, media: MediaReader) -> Tensor:
     """Turn one input into a tensor of the shape that its declaration fixes.
 
     Images become float32 `x_CHW`, texts int64 `x_T` (bytes plus one, padded with 0 to
-    `max_bytes`), numbers float32 scalars, categories int64 scalars, recordings float32 `x_MF`.
+    `max_bytes`), numbers float32 scalars, categories int64 scalars, recordings float32 `x_MF`, or
+    `x_T` where the declaration has no mel bands.
 
     Raises:
         InvalidValueError: Another kind than declared, or broken.
     """
     match spec, value:
         case ImageSpec(), ImageInput(data=data):
-            return images.tensor(data, spec, param=name)
+            return media.images.tensor(data, spec, param=name)
         case TextSpec(max_bytes=max_bytes), TextInput(text=text):
             codes = [byte + 1 for byte in text.encode("utf-8", "replace")[:max_bytes]]
             return torch.tensor(codes + [0] * (max_bytes - len(codes)), dtype=torch.int64)
@@ -76,6 +76,6 @@ def tensor_of(value: PlainInput, spec: InputSpec, name: str, images: ImageReader
             place = values.index(text) + 1 if text in values else 0
             return torch.tensor(place, dtype=torch.int64)
         case AudioSpec(), AudioInput(data=data):
-            return audio_tensor(data, spec, param=name)
+            return media.sounds.tensor(data, spec, param=name)
         case _:
             raise InvalidValueError(f"the input {name!r} must be {_WORDS[type(spec)]}.", param=name)

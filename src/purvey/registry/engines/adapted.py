@@ -23,6 +23,7 @@ from purvey.contracts.engine import (
     Tokenize,
     Tokenized,
 )
+from purvey.contracts.speech.transcription import Transcribe, TranscriptEvent
 from purvey.errors import AdapterNotLoadedError
 
 A = TypeVar("A")
@@ -89,6 +90,10 @@ class AdaptedEngine:
     async def classify(self, request: Classify) -> Classified:
         """Refuse, as every language model does."""
         return await self._engine.classify(request)
+
+    def transcribe(self, request: Transcribe) -> AsyncIterator[TranscriptEvent]:
+        """Refuse, as every language model does."""
+        return self._engine.transcribe(request)
 
     async def embed(self, request: Embed) -> Embedded:
         """Refuse, as every language model does."""

@@ -1,4 +1,4 @@
-"""`/v1/classify`: any input in, labels with probabilities out."""
+"""`/v1/classify`: any input in, labels with probabilities out, or a score."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
@@ -40,14 +40,14 @@ class ClassifyRequest(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: Given | None = Field(
         None,
-        description="Text, a number, `{'text'}`, `{'image'}` (data URL, file id, https address), "
-        "or inputs by the names that the model declares.",
+        description="Text, a number, `{'text'}`, `{'image'}` or `{'audio'}` (data URL, file id, "
+        "https address), or inputs by the names that the model declares.",
     )
     inputs: (
         Annotated[list[Given], Field(min_length=1, max_length=LIMITS.classify_inputs)] | None
     ) = None
     top_k: Annotated[int, Field(ge=1, le=LIMITS.labels)] | None = Field(
-        None, description="Labels reported; all unless given."
+        None, description="Labels reported; all unless given. For models that have labels."
     )
     explain: bool = Field(
         False, description="Attribute each answer to its input; for models of one text or image."
@@ -70,12 +70,18 @@ class Result(TypedDict):
     explanation: NotRequired[dict[str, Any]]
 
 
+class Scored(TypedDict):
+    """The score of one input, by a model for regression."""
+
+    score: float
+
+
 class Classification(TypedDict):
-    """The classes of all inputs."""
+    """The classes, or the scores, of all inputs."""
 
     object: Literal["classification"]
     model: str
-    results: list[Result]
+    results: list[Result | Scored]
     usage: dict[str, Any]
 
 
@@ -98,28 +104,31 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 
 @routes.add("POST", "/v1/classify", scope="inference", returns=Classification, example=EXAMPLE)
 async def classify(call: Caller, body: ClassifyRequest) -> Classification:
-    """Classify one input or many."""
+    """Classify one input or many; a model for regression gives each a score."""
     return await while_present(call.request, _classified(call, body, _given(body)))
 
 
 async def _classified(call: Call, body: ClassifyRequest, given: list[Given]) -> Classification:
     params = ["input"] if body.inputs is None else [f"inputs.{i}" for i in range(len(given))]
-    results: list[Result] = []
+    results: list[Result | Scored] = []
     compute_s = 0.0
     async with (
         call.services.engines.use(call.project_id, body.model) as (record, engine),
         metered(call, kind="classify", model=record.name) as tally,
     ):
         check_classifies(engine, record)
+        _check_wanted(engine, body)
         async for batch in batches(call, engine, given, params=params):
             answer = await ask(call, engine, batch, tally)
             compute_s += answer.compute_s
+            if engine.model.task == "regression":
+                results.extend(Scored(score=score) for score in answer.scores)
+                continue
             for named, row in zip(batch, answer.probabilities, strict=True):
-                results.append(_result(engine, row, body.top_k))
+                result = _result(engine, row, body.top_k)
                 if body.explain:
-                    results[-1]["explanation"] = await _explained(
-                        call, engine, named, results[-1], tally
-                    )
+                    result["explanation"] = await _explained(call, engine, named, result, tally)
+                results.append(result)
         return {
             "object": "classification",
             "model": record.name,
@@ -129,17 +138,27 @@ async def _classified(call: Call, body: ClassifyRequest, given: list[Given]) -> 
 
 
 def check_classifies(engine: EngineClient, record: ModelRecord) -> None:
-    """Make sure that a model has labels.
+    """Make sure that a model gives labels or a score.
 
     Raises:
-        MethodUnsupportedError: It generates text instead.
+        MethodUnsupportedError: It generates text instead, or gives vectors.
     """
-    if not engine.model.labels:
+    if not engine.model.labels and engine.model.task != "regression":
         raise MethodUnsupportedError(
             f"the model {record.name!r} is for {engine.model.task} and has no labels.",
             param="model",
             hint="Use /v1/chat/completions, or /v1/decisions, which language models answer too.",
         )
+
+
+def _check_wanted(engine: EngineClient, body: ClassifyRequest) -> None:
+    """Refuse what needs labels of a model without any."""
+    if engine.model.labels:
+        return
+    if body.top_k is not None:
+        raise InvalidValueError("this model gives a score; it has no labels.", param="top_k")
+    if body.explain:
+        raise MethodUnsupportedError("only labels are explained so far.", param="explain")
 
 
 async def ask(

@@ -60,7 +60,9 @@ class DatasetRequest(Body):
 
     file_ids: Annotated[list[FileId], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders"] = "auto"
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders", "audio_folders"
+    ] = "auto"
     columns: (
         Annotated[dict[ColumnName, ColumnKind], Field(max_length=LIMITS.dataset_columns)] | None
     ) = Field(None, description="Kind by column name; inferred unless given.")

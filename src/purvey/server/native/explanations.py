@@ -22,10 +22,10 @@ from purvey.contracts.records import ExplanationRecord
 from purvey.errors import ConflictError, InvalidValueError, NotFoundError
 from purvey.server.answers import as_json
 from purvey.server.documentation import another_success
+from purvey.server.media import picture
 from purvey.server.native.explaining import Explainer, shown
 from purvey.server.openai import files
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
-from purvey.server.pictures import picture
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body

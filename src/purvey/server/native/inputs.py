@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from purvey.contracts.engine import (
+    AudioInput,
     EngineClient,
     ImageInput,
     NamedInputs,
@@ -13,14 +14,21 @@ from purvey.contracts.engine import (
     TextInput,
 )
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.model import ImageSpec, InputSpec, NumberSpec, TextSpec
+from purvey.contracts.model import (
+    AudioSpec,
+    CategorySpec,
+    ImageSpec,
+    InputSpec,
+    NumberSpec,
+    TextSpec,
+)
 from purvey.errors import InvalidValueError
-from purvey.server.pictures import picture
+from purvey.server.media import picture, recording
 from purvey.server.policy import Call
 
-FORMS = frozenset({"text", "image"})
+FORMS = frozenset({"text", "image", "audio"})
 BATCH_BYTES = 32 * 2**20
-"""Images that are read before the first of them are classified: files may hold far more."""
+"""Media that are read before the first of them are classified: files may hold far more."""
 Given = str | int | float | dict[str, Any]
 
 
@@ -42,7 +50,9 @@ async def batches(
     num_bytes = 0
     for value, param in zip(given, params, strict=True):
         named = await named_inputs(call, engine, value, param=param)
-        num_bytes += sum(len(v.data) for v in named.values() if isinstance(v, ImageInput))
+        num_bytes += sum(
+            len(v.data) for v in named.values() if isinstance(v, (ImageInput, AudioInput))
+        )
         batch.append(named)
         if num_bytes >= BATCH_BYTES:
             yield batch
@@ -74,7 +84,7 @@ async def named_inputs(
 
 
 def _is_by_name(given: dict[str, Any], specs: Mapping[str, InputSpec]) -> bool:
-    """Tell inputs by name from one `{"text"}` or `{"image"}`, for names of that spelling too."""
+    """Tell inputs by name from one `{"text"}` or `{"image"}`, for names of such spelling too."""
     if not FORMS.issuperset(given):
         return True
     is_one_form = len(specs) == 1 and not any(isinstance(v, dict) for v in given.values())
@@ -91,14 +101,31 @@ async def _plain(call: Call, given: object, spec: InputSpec, *, param: str) -> P
             return ImageInput(data=await picture(call, image, param=param))
         case {"image": str(image), **rest}, ImageSpec() if not rest:
             return ImageInput(data=await picture(call, image, param=f"{param}.image"))
+        case str(audio), AudioSpec():
+            return AudioInput(data=await recording(call, audio, param=param))
+        case {"audio": str(audio), **rest}, AudioSpec() if not rest:
+            return AudioInput(data=await recording(call, audio, param=f"{param}.audio"))
         case str(text), TextSpec():
             return _text(text, param)
         case {"text": str(text), **rest}, TextSpec() if not rest:
             return _text(text, param)
         case int() | float() as number, NumberSpec() if _is_finite(number):
             return NumberInput(value=float(number))
+        case str() | int() | float() as given, CategorySpec() if _is_category(given):
+            return _text(_category(given), param)
         case _:
             raise InvalidValueError(f"the model takes {_taken(spec)} here.", param=param)
+
+
+def _is_category(given: str | float) -> bool:
+    return not isinstance(given, float) or given.is_integer()
+
+
+def _category(given: str | float) -> str:
+    """Return a category as a dataset spells it."""
+    if isinstance(given, bool):
+        return str(given).lower()
+    return str(int(given) if isinstance(given, float) else given).strip()
 
 
 def _is_finite(number: float) -> bool:
@@ -113,10 +140,14 @@ def _taken(spec: InputSpec) -> str:
     match spec:
         case ImageSpec():
             return "{'image'}, a base64 data URL, the id of a file or an https:// address,"
+        case AudioSpec():
+            return "{'audio'}, a base64 data URL, the id of a file or an https:// address,"
         case TextSpec():
             return "a text or {'text'}"
         case NumberSpec():
             return "a number"
+        case CategorySpec():
+            return "a category, as text or a whole number,"
 
 
 def _text(text: str, param: str) -> TextInput:

@@ -18,7 +18,6 @@ from purvey.contracts.model import TrainedTask
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
-from purvey.server.answers import as_json
 from purvey.server.documentation import also_streamed
 from purvey.server.job_routes import (
     Action,
@@ -95,6 +94,7 @@ class TrainingJob(TypedDict):
     recipe_digest: str
     dataset: str | None
     base_model: str | None
+    sweep: str | None
     model: str | None
     error: dict[str, Any] | None
     report: dict[str, Any] | None
@@ -114,6 +114,7 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     "recipe_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "dataset": "ds_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
     "base_model": None,
+    "sweep": None,
     "model": "spam",
     "error": None,
     "report": {"accuracy": {"value": 0.98, "low": 0.97, "high": 0.99, "num_rows": 557}},
@@ -134,23 +135,11 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
     """Start a run; the recipe is checked in full before anything starts."""
     recipe = parse_recipe(with_recipe_defaults(body.recipe))
-    _check_module(call, recipe)
-    if recipe.dataset is None:
-        raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
-    if recipe.model.base is not None:
-        with at_param("recipe.model.base"):
-            base = await call.services.models.get(call.project_id, recipe.model.base)
-        require_gradients(base, param="recipe.model.base")
-    elif recipe.model.architecture is None:
-        raise InvalidValueError(
-            "name what is trained.",
-            param="recipe.model",
-            hint="Give model.architecture (your module: 'file.py:Class') or model.base.",
-        )
-    await _check_dataset(call, recipe)
+    check_module(call, recipe)
+    await check_run(call, recipe)
 
     def beside(conn: Connection, job: JobRecord) -> None:
-        _check_named(conn, call, recipe)
+        check_named(conn, call, recipe)
         call.once.keep(conn, shown(job), subject=job.id)
 
     job = await call.services.jobs.create(
@@ -235,24 +224,6 @@ async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
     return listing(data, has_more=page.has_more)
 
 
-@routes.add(
-    "GET",
-    "/v1/training/jobs/{job_id}/report",
-    scope="training:read",
-    returns=None,
-    example={"object": "training.report", "job": EXAMPLE["id"], "metrics": EXAMPLE["report"]},
-)
-async def report(call: Caller, job_id: str) -> Response:
-    """Show the final test: every metric with its interval.
-
-    409 until the run has succeeded.
-    """
-    job = await find(call, job_id, "training")
-    if job.status != "succeeded":
-        raise ConflictError(f"the run is {job.status}; its report comes when it has succeeded.")
-    return as_json({"object": "training.report", "job": job.id, "metrics": _report(job) or {}})
-
-
 def _acting(action: Action, promise: str) -> None:
     async def act(call: Caller, job_id: str) -> TrainingJob:
         return shown(await steer(call, job_id, action, "training"))
@@ -280,6 +251,7 @@ def shown(job: JobRecord) -> TrainingJob:
         "recipe_digest": job.recipe_digest,
         "dataset": job.dataset_id,
         "base_model": job.base_model,
+        "sweep": job.request.get("sweep"),
         "model": job.fine_tuned_model,
         "error": job.error,
         "report": _report(job),
@@ -294,8 +266,36 @@ def _report(job: JobRecord) -> dict[str, Any] | None:
     return found.get("report")
 
 
-def _check_module(call: Call, recipe: TrainConfig) -> None:
-    """Let only an administrator on this machine name code by its path."""
+async def check_run(call: Call, recipe: TrainConfig) -> DatasetManifest:
+    """Check that there is what a recipe names, and that it fits; return what its dataset holds.
+
+    Raises:
+        InvalidValueError: Something is missing or does not fit.
+        NotFoundError: No such dataset or base, or another project's.
+        ConflictError: The dataset is not ready.
+        MethodUnsupportedError: The base cannot be trained.
+    """
+    if recipe.dataset is None:
+        raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
+    if recipe.model.base is not None:
+        with at_param("recipe.model.base"):
+            base = await call.services.models.get(call.project_id, recipe.model.base)
+        require_gradients(base, param="recipe.model.base")
+    elif recipe.model.architecture is None:
+        raise InvalidValueError(
+            "name what is trained.",
+            param="recipe.model",
+            hint="Give model.architecture (your module: 'file.py:Class') or model.base.",
+        )
+    return await _check_dataset(call, recipe)
+
+
+def check_module(call: Call, recipe: TrainConfig) -> None:
+    """Let only an administrator on this machine name code by its path.
+
+    Raises:
+        PermissionDeniedError: The recipe does, for somebody else.
+    """
     architecture = recipe.model.architecture or ""
     file, is_module, _ = architecture.partition(".py:")
     if not is_module or not Path(file).is_absolute():
@@ -310,8 +310,12 @@ def _check_module(call: Call, recipe: TrainConfig) -> None:
         )
 
 
-def _check_named(conn: Connection, call: Call, recipe: TrainConfig) -> None:
-    """Check in the run's transaction that what it names was not deleted since it was read."""
+def check_named(conn: Connection, call: Call, recipe: TrainConfig) -> None:
+    """Check in the run's transaction that what it names was not deleted since it was read.
+
+    Raises:
+        NotFoundError: It was.
+    """
     _dataset(conn, call, recipe)
     if recipe.model.base is not None:
         with at_param("recipe.model.base"):
@@ -323,7 +327,7 @@ def _dataset(conn: Connection, call: Call, recipe: TrainConfig) -> DatasetRecord
         return datasets.get(conn, call.project_id, recipe.dataset or "")
 
 
-async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
+async def _check_dataset(call: Call, recipe: TrainConfig) -> DatasetManifest:
     record = await call.services.database.read(lambda conn: _dataset(conn, call, recipe))
     if record.status != "ready":
         raise ConflictError(
@@ -331,11 +335,14 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
         )
     manifest = msgspec.convert(record.manifest, DatasetManifest)
     kinds = {column.kind for column in manifest.columns}
-    needed = NEEDED[recipe.task]
+    needed = _needed(recipe)
     if kinds.isdisjoint(needed):
         raise InvalidValueError(
             f"the dataset has no column of kind {' or '.join(needed)}, which {recipe.task} needs.",
             param="recipe.dataset",
+            hint="Preferences are learned with train.objective 'dpo'."
+            if "preference" in kinds
+            else "",
         )
     target = LEARNED.get(recipe.task)
     if target is not None and target not in kinds:
@@ -343,4 +350,33 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> None:
             f"the dataset has no {target} column.",
             param="recipe.dataset",
             hint=f'Name it when the dataset is made: columns = {{"...": "{target}"}}.',
+        )
+    if target == "label":
+        _check_labels(manifest)
+    return manifest
+
+
+def _needed(recipe: TrainConfig) -> tuple[ColumnKind, ...]:
+    """Return the kinds of which the dataset has one: preferences for DPO, and for it alone."""
+    if recipe.train.objective == "dpo":
+        return ("preference",)
+    return tuple(kind for kind in NEEDED[recipe.task] if kind != "preference")
+
+
+def _check_labels(manifest: DatasetManifest) -> None:
+    """Refuse a single label, and one that training would never see."""
+    if len(manifest.labels) < 2:
+        raise InvalidValueError(
+            f"every row has the label {manifest.labels[0]!r}; a classifier needs two."
+            if manifest.labels
+            else "the dataset has no labels; a classifier needs two.",
+            param="recipe.dataset",
+        )
+    trained = manifest.profile.get("balance", {}).get("train", manifest.labels)
+    unseen = [label for label in manifest.labels if label not in trained]
+    if unseen:
+        raise InvalidValueError(
+            f"the label {unseen[0]!r} has no row in the training split.",
+            param="recipe.dataset",
+            hint="Give it more rows, or make the dataset with splits.stratify.",
         )

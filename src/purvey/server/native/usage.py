@@ -32,6 +32,7 @@ class Total(TypedDict):
     input_tokens: int
     output_tokens: int
     images: int
+    audio_s: float
     rows: int
     compute_s: float
 
@@ -53,6 +54,7 @@ EXAMPLE = {
             "input_tokens": 340,
             "output_tokens": 512,
             "images": 0,
+            "audio_s": 0.0,
             "rows": 0,
             "compute_s": 1.25,
         }

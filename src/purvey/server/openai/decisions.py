@@ -24,10 +24,10 @@ from purvey.contracts.engine import (
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ImageSpec, TextSpec
 from purvey.errors import InvalidValueError, MethodUnsupportedError, UnsupportedValueError
+from purvey.server.media import picture
 from purvey.server.metering import Tally, metered
 from purvey.server.native.classify import ask
 from purvey.server.openai.likelihood import likelihoods
-from purvey.server.pictures import picture
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
@@ -165,6 +165,12 @@ async def _decided(call: Call, body: DecisionRequest) -> Decision:
         call.services.engines.use(call.project_id, body.model) as (record, engine),
         metered(call, kind="decision", model=record.name) as tally,
     ):
+        if engine.model.task == "regression":
+            raise MethodUnsupportedError(
+                "a decision has probabilities, and this model gives a score alone.",
+                param="model",
+                hint="Use /v1/classify.",
+            )
         if engine.model.labels:
             answers = await _by_classes(call, engine, body, tally)
         else:
@@ -299,7 +305,9 @@ async def _classifier_input(call: Call, engine: EngineClient, body: DecisionRequ
         at, url = images[0]
         return {name: ImageInput(data=await picture(call, url, param=at))}
     if not isinstance(spec, TextSpec):
-        raise MethodUnsupportedError("decisions take text or an image.", param="model")
+        raise MethodUnsupportedError(
+            "decisions take text or an image.", param="model", hint="Use /v1/classify."
+        )
     return {name: TextInput(text=_plain_text(body))}
 
 

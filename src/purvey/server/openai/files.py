@@ -121,7 +121,7 @@ async def create(call: Caller) -> FileObject | Response:
     The body is `multipart/form-data` with the parts `file` and `purpose`. The answer comes
     after the bytes are on disk.
     """
-    upload = await read_upload(call.request)
+    upload = await read_upload(call.request, max_bytes=LIMITS.upload_bytes)
     try:
         failpoints.reach("upload.received")
         fields = validate(FileFields, upload.fields)

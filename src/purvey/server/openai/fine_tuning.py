@@ -1,25 +1,18 @@
-"""`/v1/fine_tuning/jobs`: supervised fine-tuning of a language model, as the SDK asks for it."""
+"""`/v1/fine_tuning/jobs`: a language model tuned on answers or preferences, as the SDK asks."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import Query, Response
-from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
-from purvey.contracts.defaults import merged, with_recipe_defaults
 from purvey.contracts.jobs import JobStatus
-from purvey.contracts.limits import LIMITS
-from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.records import JobRecord, ModelRecord
-from purvey.contracts.rows import check_chat_rows
-from purvey.errors import (
-    InvalidValueError,
-    MethodUnsupportedError,
-    UnsupportedValueError,
-)
+from purvey.contracts.rows import check_chat_rows, check_preference_rows
+from purvey.errors import InvalidValueError, MethodUnsupportedError
 from purvey.server.documentation import also_streamed
 from purvey.server.job_routes import (
     Action,
@@ -34,70 +27,33 @@ from purvey.server.job_routes import (
     streamed_example,
 )
 from purvey.server.openai import files
+from purvey.server.openai.fine_tuning_request import (
+    FineTuningRequest,
+    hyperparameters_of,
+    recipe_of,
+)
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, FreeForm, Metadata, at_param
+from purvey.server.validation import at_param
 from purvey.store import files as file_rows
 from purvey.store import models
 
 routes = Routes(tag="Fine-tuning")
-Auto = Literal["auto"]
-FileId = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class Hyperparameters(Body):
-    """OpenAI's three; everything else goes into `recipe`."""
+class CheckRows(Protocol):
+    """Checks every row of a file, and returns how many there are."""
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=LIMITS.epochs)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=LIMITS.batch_size)] = "auto"
-    learning_rate_multiplier: (
-        Auto | Annotated[float, Field(gt=0, le=1_000, allow_inf_nan=False)]
-    ) = "auto"
+    def __call__(self, lines: Iterable[bytes], *, param: str) -> int:
+        """Refuse a bad row by its line."""
+        ...
 
 
-class Supervised(Body):
-    """Settings of the supervised method."""
-
-    hyperparameters: Hyperparameters | None = None
-
-
-class Method(Body):
-    """How the model is tuned. Only `supervised` is supported so far."""
-
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: object = Field(None, description="Not supported yet.")
-    reinforcement: object = Field(None, description="Not supported yet.")
-
-
-class FineTuningRequest(Body):
-    """A fine-tuning job as asked for."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "tiny-english",
-                "training_file": "file-0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
-                "suffix": "docs",
-                "hyperparameters": {"n_epochs": 3},
-            }
-        }
-    )
-
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    training_file: FileId
-    validation_file: FileId | None = None
-    method: Method | None = None
-    hyperparameters: Hyperparameters | None = None
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    metadata: Metadata | None = None
-    recipe: FreeForm | None = Field(
-        None, description="A partial recipe over the defaults: `extra_body={'recipe': {...}}`."
-    )
-    integrations: object = Field(None, description="Not supported yet: leave it out.")
-    accepts_only = {"integrations": (None, [])}  # noqa: RUF012 (a ClassVar of the base)
+_ROW_CHECKS: dict[str, CheckRows] = {
+    "likelihood": check_chat_rows,
+    "dpo": check_preference_rows,
+}
 
 
 class FineTuningJob(TypedDict):
@@ -170,12 +126,13 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
 
     Rows, recipe and model are checked before the answer: a bad row is named by its line.
     """
-    recipe = _recipe(body)
+    recipe = recipe_of(body)
     base = await call.services.models.get(call.project_id, body.model)
     _check_base(base)
-    await _check_file(call, body.training_file, "training_file")
+    check_rows = _ROW_CHECKS[recipe.train.objective]
+    await _check_file(call, body.training_file, "training_file", check_rows)
     if body.validation_file is not None:
-        await _check_file(call, body.validation_file, "validation_file")
+        await _check_file(call, body.validation_file, "validation_file", check_rows)
 
     def beside(conn: Connection, job: JobRecord) -> None:
         _check_named(conn, call, body)
@@ -194,7 +151,7 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
         training_file=body.training_file,
         validation_file=body.validation_file,
         metadata=body.metadata,
-        request={"hyperparameters": _hyperparameters(body).model_dump()},
+        request={"hyperparameters": hyperparameters_of(body).model_dump()},
         beside=beside,
     )
     return shown(job)
@@ -285,7 +242,7 @@ def shown(job: JobRecord) -> FineTuningJob:
         "organization_id": job.project_id,
         "status": job.status,
         "hyperparameters": hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": _method(job, hyperparameters),
         "training_file": job.training_file or "",
         "validation_file": job.validation_file,
         "result_files": [],
@@ -314,52 +271,11 @@ def _resolved(job: JobRecord) -> dict[str, Any]:
     }
 
 
-def _hyperparameters(body: FineTuningRequest) -> Hyperparameters:
-    in_method = body.method.supervised if body.method is not None else None
-    chosen = in_method.hyperparameters if in_method is not None else None
-    return chosen or body.hyperparameters or Hyperparameters()
-
-
-def _recipe(body: FineTuningRequest) -> TrainConfig:
-    if body.method is not None and body.method.type != "supervised":
-        raise UnsupportedValueError(
-            f"the method {body.method.type!r} is not supported yet.",
-            param="method.type",
-            hint="Use 'supervised'.",
-        )
-    given = body.recipe or {}
-    for name in ("task", "dataset", "name"):
-        if name in given and not (name == "task" and given[name] == "text-generation"):
-            raise InvalidValueError(
-                f"a fine-tuning job's recipe does not set {name!r}.", param=f"recipe.{name}"
-            )
-    asked: dict[str, Any] = {"task": "text-generation", "model": {"base": body.model}}
-    if body.seed is not None:
-        asked["seed"] = body.seed
-    values = with_recipe_defaults(merged(given, asked))
-    recipe = parse_recipe(_with_hyperparameters(values, _hyperparameters(body), given))
-    if recipe.model.base != body.model:
-        raise InvalidValueError(
-            "a fine-tuning job starts from the model that the request names.",
-            param="recipe.model.base",
-            hint="Name it in 'model' only.",
-        )
-    return recipe
-
-
-def _with_hyperparameters(
-    values: dict[str, Any], chosen: Hyperparameters, given: dict[str, Any]
-) -> dict[str, Any]:
-    loop: dict[str, Any] = {}
-    if chosen.n_epochs != "auto":
-        loop["epochs"] = chosen.n_epochs
-    if chosen.batch_size != "auto":
-        loop["batch_size"] = chosen.batch_size
-    over: dict[str, Any] = {"train": loop}
-    if chosen.learning_rate_multiplier != "auto":
-        rate = parse_recipe(values).optimizer.learning_rate
-        over["optimizer"] = {"learning_rate": rate * chosen.learning_rate_multiplier}
-    return merged(merged(values, over), given)  # the recipe is the more exact word
+def _method(job: JobRecord, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    if job.recipe.get("train", {}).get("objective") != "dpo":
+        return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    beta = job.recipe.get("dpo", {}).get("beta")
+    return {"type": "dpo", "dpo": {"hyperparameters": hyperparameters | {"beta": beta}}}
 
 
 def _check_base(base: ModelRecord) -> None:
@@ -371,7 +287,7 @@ def _check_base(base: ModelRecord) -> None:
     require_gradients(base, param="model")
 
 
-async def _check_file(call: Call, file_id: str, param: str) -> None:
+async def _check_file(call: Call, file_id: str, param: str, check_rows: CheckRows) -> None:
     with at_param(param):
         record = await files.find(call, file_id)
     if record.purpose != "fine-tune":
@@ -382,7 +298,7 @@ async def _check_file(call: Call, file_id: str, param: str) -> None:
         )
     path = await files.stored(call, record, param=param)
     try:
-        await asyncio.to_thread(_check_rows, path, param)
+        await asyncio.to_thread(_check_rows, path, param, check_rows)
     except FileNotFoundError:  # deleted a moment ago
         raise files.gone(file_id, param=param) from None
 
@@ -397,6 +313,6 @@ def _check_named(conn: Connection, call: Call, body: FineTuningRequest) -> None:
             file_rows.get(conn, call.project_id, body.validation_file)
 
 
-def _check_rows(path: Path, param: str) -> None:
+def _check_rows(path: Path, param: str, check_rows: CheckRows) -> None:
     with path.open("rb") as lines:
-        check_chat_rows(lines, param=param)
+        check_rows(lines, param=param)

@@ -17,9 +17,16 @@ from purvey.models.initialise import initialise
 from purvey.models.loading import open_model
 from purvey.models.networks import catalogue
 from purvey.train.chance import seed_torch
-from purvey.train.classification import ClassifierLearner, predict
+from purvey.train.classification import (
+    ClassifierLearner,
+    LossShape,
+    balanced_weights,
+    predict,
+)
 from purvey.worker.training.inputs import PreparedRows, declared_inputs, match_columns
 from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.slices import slices_of
+from purvey.worker.training.unused import refuse_unused
 
 
 def train_classifier(run: TrainingRun) -> ModelTrained:
@@ -35,7 +42,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
         raise InvalidValueError(
             "the dataset has no label column: name one in its columns.", param="recipe.dataset"
         )
-    classifier = _build(run, manifest.labels)
+    classifier = build_model(run, labels=manifest.labels)
     columns = match_columns(classifier.manifest.inputs, manifest)
     examples = {
         split: PreparedRows(classifier, rows, columns, augment=run.config.augment)
@@ -53,6 +60,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
         validation_targets=targets["validation"],
         measure=lambda logits, wanted: measure(logits, wanted, num_labels=len(manifest.labels)),
         seed=run.config.seed,
+        loss_shape=_loss_shape(run, targets["train"], num_labels=len(manifest.labels)),
     )
     state = run.train(learner, code_sha256=classifier.manifest.module_sha256)
     classifier = _calibrated(classifier, examples["validation"], targets["validation"])
@@ -65,6 +73,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
             labels=manifest.labels,
             temperature=classifier.manifest.temperature,
             how=run.bootstrap,
+            slices=slices_of(manifest, run.splits),
         )
     save_classifier(classifier.with_manifest(lineage=run.lineage(), report=report), run.output)
     return run.result(state, report)
@@ -82,11 +91,25 @@ def measure(
     }
 
 
-def _build(run: TrainingRun, labels: tuple[str, ...]) -> Classifier:
+def _loss_shape(run: TrainingRun, targets: NDArray[np.int64], *, num_labels: int) -> LossShape:
+    loop = run.config.train
+    is_balanced = loop.class_weights == "balanced"
+    weights_L = balanced_weights(targets, num_labels=num_labels) if is_balanced else None
+    return LossShape(label_weights=weights_L, smoothing=loop.label_smoothing)
+
+
+def build_model(run: TrainingRun, *, labels: tuple[str, ...]) -> Classifier:
+    """Build the network that the recipe asks for, or open its base; no labels for a regression.
+
+    Raises:
+        PurveyError: The recipe or the data does not allow it.
+    """
     config, base = run.config, run.spec.base
     seed_torch(config.seed, "init")
     if base is not None:
-        return _from_base(base, config.task, labels)
+        tuned = _from_base(base, config.task, labels)
+        refuse_unused(config, tuned.manifest.inputs, is_declared_here=False)
+        return tuned
     architecture, roots = module_place(config.model.architecture, run.spec.module_roots)
     inputs = {}
     if architecture in catalogue.MODULES or (
@@ -101,6 +124,7 @@ def _build(run: TrainingRun, labels: tuple[str, ...]) -> Classifier:
         inputs=inputs,
         module_roots=roots,
     )
+    refuse_unused(config, classifier.manifest.inputs, is_declared_here=bool(inputs))
     initialise(classifier.module, config.init.scheme, generator=run.generator("init", "scheme"))
     return classifier
 

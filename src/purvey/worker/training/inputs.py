@@ -1,10 +1,11 @@
 """What a one-pass model reads of a dataset: inputs declared from its columns, rows as tensors."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from purvey.contracts.data import INPUT_KINDS, ColumnKind, DatasetManifest
@@ -42,6 +43,7 @@ _CACHE_BYTES = 2 * 2**30
 """Prepared inputs kept in memory; beyond it they are prepared at every visit."""
 _DECODER = DecoderHere()
 _LARGEST_SIDE, _MOST_BYTES, _LONGEST_S = 224, 1_024, 30.0
+_LARGEST_NUMBER = 1e30
 
 
 def declared_inputs(
@@ -94,8 +96,22 @@ def _declared(
                 num_mels=config.audio.num_mels,
             )
         case _:
-            numbers = training.numbers(name)
-            return NumberSpec(mean=fmean(numbers), std=pstdev(numbers) or 1.0)
+            return number_spec(training.numbers(name), name)
+
+
+def number_spec(numbers: ArrayLike, column: str) -> NumberSpec:
+    """Return the mean and the deviation of a column, 1 where all its numbers are the same.
+
+    Raises:
+        InvalidValueError: They are too large for float32, in which networks compute.
+    """
+    values = np.asarray(numbers, dtype=np.float64)
+    if np.abs(values).max() > _LARGEST_NUMBER:
+        raise InvalidValueError(
+            f"column {column!r} holds numbers beyond {_LARGEST_NUMBER:g}: take another unit.",
+            param="recipe.dataset",
+        )
+    return NumberSpec(mean=float(values.mean()), std=float(values.std()) or 1.0)
 
 
 class PreparedRows:
@@ -135,9 +151,10 @@ class PreparedRows:
     def logits(self, rows: Sequence[int]) -> Tensor:
         """Return `logits_BL` of some rows."""
         items = [self._kept[row] if row < len(self._kept) else self._prepare(row) for row in rows]
+        batch = self._classifier.collate(items)
         if self._augment is not None and torch.is_grad_enabled():
-            items = [augmented(item, self._specs, self._augment) for item in items]
-        return self._classifier.logits(self._classifier.collate(items))
+            batch = augmented(batch, self._specs, self._augment)
+        return self._classifier.logits(batch)
 
     def _prepare(self, row: int) -> Prepared:
         specs = self._classifier.manifest.inputs

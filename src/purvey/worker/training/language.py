@@ -3,12 +3,10 @@
 from dataclasses import replace
 
 import msgspec
-import numpy as np
 
 from purvey.contracts.jobs import ModelTrained
 from purvey.contracts.model import ModelManifest, ModelSource
-from purvey.errors import InvalidFileError, InvalidValueError
-from purvey.evaluate.reports import TextLosses, language_report
+from purvey.errors import InvalidValueError
 from purvey.models.chat import ChatTemplate
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
@@ -19,9 +17,10 @@ from purvey.models.loading import open_model
 from purvey.models.lora import inject, merge
 from purvey.models.tokenizer import Tokenizer
 from purvey.train.chance import seed_torch
-from purvey.train.language import LanguageLearner, TokenRow, row_losses
+from purvey.worker.training.encoding import Encoder
+from purvey.worker.training.lessons import lesson_of
 from purvey.worker.training.run import TrainingRun
-from purvey.worker.training.texts import Corpus, Encoder, TokenRows, read_corpus
+from purvey.worker.training.texts import Corpus, read_corpus
 
 
 def train_language_model(run: TrainingRun) -> ModelTrained:
@@ -33,30 +32,26 @@ def train_language_model(run: TrainingRun) -> ModelTrained:
     """
     corpus = read_corpus(run)
     base = run.spec.base
-    model = _build(run, corpus) if base is None else _open_base(base)
+    model = _build(run, corpus) if base is None else _open_base(run, base)
     template = model.template or ChatTemplate.default(model.tokenizer)
     encoder = Encoder(model.tokenizer, template, max_tokens=_row_tokens(run, model))
-    rows = _rows(corpus, encoder, "train")
-    if not rows:
-        raise InvalidFileError("no training row holds anything to learn.", param="training_file")
-    learner = LanguageLearner(
-        model.decoder,
-        rows,
-        _rows(corpus, encoder, "validation"),
-        batch_size=run.config.train.batch_size,
-        seed=run.config.seed,
-    )
-    _tell_cuts(run, encoder)
     if run.config.train.method == "lora":
         inject(model.decoder, run.config.lora, generator=run.generator("init", "lora"))
-    state = run.train(learner)
-    report = _report(run, model.decoder, corpus, encoder)
-    has_template = model.template is not None or corpus.has_conversations
+    lesson = lesson_of(run, model.decoder, corpus, encoder)
+    state = run.train(lesson.learner)
+    report = lesson.report()
+    has_template = model.template is not None or corpus.has_turns
     _save(run, model, template if has_template else None, report)
     return run.result(state, report)
 
 
-def _open_base(base: ModelSource) -> LanguageModel:
+def _open_base(run: TrainingRun, base: ModelSource) -> LanguageModel:
+    if run.config.lora.base_precision != "fp32" and base.base_folder is not None:
+        raise InvalidValueError(
+            f"{base.name!r} is an adapter, which is merged with its base before it is tuned again; "
+            "a base in 4 bits cannot be merged with.",
+            param="recipe.lora.base_precision",
+        )
     model = open_model(base)
     if isinstance(model, ForeignModel):
         raise InvalidValueError(
@@ -110,54 +105,6 @@ def _row_tokens(run: TrainingRun, model: LanguageModel) -> int:
     if wanted > context:
         run.link.event(f"Rows are cut at the model's context of {context} tokens.")
     return min(wanted, context)
-
-
-def _rows(corpus: Corpus, encoder: Encoder, split: str) -> list[TokenRow]:
-    if corpus.has_conversations:
-        return encoder.conversations(corpus.conversations[split])
-    return encoder.packed(corpus.texts[split]) if corpus.texts[split] else []
-
-
-def _tell_cuts(run: TrainingRun, encoder: Encoder) -> None:
-    if encoder.num_cut:
-        run.link.event(
-            f"{encoder.num_cut} conversations are longer than train.sequence_tokens and were cut; "
-            f"{encoder.num_dropped} of them hold no answer before the cut and were left out.",
-            level="warn",
-        )
-
-
-def _report(
-    run: TrainingRun, decoder: Decoder, corpus: Corpus, encoder: Encoder
-) -> dict[str, object]:
-    """Test on the test split; of files, which have none, tell the validation file's loss."""
-    splits = corpus.conversations if corpus.has_conversations else corpus.texts
-    split = "test" if splits["test"] else "validation"
-    if not splits[split]:
-        return {}
-    run.link.event(f"Testing on {len(splits[split])} documents of the {split} split.")
-    tokens = _by_document(corpus, encoder, split)
-    if not tokens.rows:
-        return {}
-    report = language_report(_document_losses(decoder, tokens), run.bootstrap)
-    prefix = "" if split == "test" else "validation_"
-    return {f"{prefix}{name}": value for name, value in report.items()}
-
-
-def _by_document(corpus: Corpus, encoder: Encoder, split: str) -> TokenRows:
-    if not corpus.has_conversations:
-        return encoder.documents(corpus.texts[split])
-    rows = encoder.conversations(corpus.conversations[split])
-    return TokenRows(rows=rows, owners=list(range(len(rows))), num_documents=len(rows))
-
-
-def _document_losses(decoder: Decoder, tokens: TokenRows) -> TextLosses:
-    nats, counts = row_losses(decoder, tokens.rows)
-    size = tokens.num_documents
-    return TextLosses(
-        nats=np.asarray(np.bincount(tokens.owners, nats, minlength=size), dtype=np.float64),
-        tokens=np.asarray(np.bincount(tokens.owners, counts, minlength=size), dtype=np.float64),
-    )
 
 
 def _save(

@@ -1,6 +1,7 @@
 """One training job as its runners see it: inputs, the loop, what goes into the record."""
 
 import hashlib
+import math
 import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -18,14 +19,21 @@ from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import InputDataset, JobSpec, ModelTrained
 from purvey.contracts.recipe import TrainConfig
 from purvey.data.loader import Rows, load_splits
+from purvey.engine.linears.bf16 import has_native_bf16
 from purvey.errors import InvalidValueError
 from purvey.evaluate.bootstrap import Bootstrap
+from purvey.models.decoder import Decoder
+from purvey.models.linears.int4 import Int4Linear
 from purvey.train.chance import derived_seed
 from purvey.train.learner import Learner
+from purvey.train.parallel.group import Group
+from purvey.train.parallel.shared import SharedClock, SharedProgress
 from purvey.train.progress import Progress, Watch
 from purvey.train.state import RunState
 from purvey.train.trainer import Trainer
+from purvey.train.weights.freezing import freeze
 from purvey.worker.job_link import JobInterrupted
+from purvey.worker.ranks.teams import RankDone, team_of
 
 
 class TrainingLink(Progress, Protocol):
@@ -54,6 +62,7 @@ def num_threads(module: nn.Module, *, at_most: int) -> int:
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
         for parameter in layer.parameters(recurse=False)
     )
+    dense += sum(layer.num_weights for layer in module.modules() if isinstance(layer, Int4Linear))
     return 1 if dense < _SMALL_DENSE_PARAMETERS else at_most
 
 
@@ -67,6 +76,7 @@ class TrainingRun:
         link: Where it reports.
         clock: Where time comes from.
         watch: Entered around every step.
+        group: The ranks that it is divided among; None for a single process.
     """
 
     spec: JobSpec
@@ -74,6 +84,7 @@ class TrainingRun:
     link: TrainingLink
     clock: Clock
     watch: Watch = nullcontext
+    group: Group | None = None
 
     @property
     def output(self) -> Path:
@@ -124,8 +135,8 @@ class TrainingRun:
 
     @cached_property
     def digest(self) -> str:
-        """What a checkpoint must belong to: recipe, data and base."""
-        parts = [self.config.digest(), *(file.sha256 for file in self.spec.files)]
+        """What a checkpoint must belong to: recipe, data and base, whatever the number of ranks."""
+        parts = [self.config.learned_digest(), *(file.sha256 for file in self.spec.files)]
         if self.spec.dataset is not None:
             parts.append(self.spec.dataset.manifest.digest)
         if self.spec.base is not None:
@@ -147,12 +158,15 @@ class TrainingRun:
         Raises:
             JobInterrupted: The job was asked to stop, and has.
             DivergedError: The loss or gradient is not finite.
+            RankDone: Training is over, and this is not the first rank.
         """
+        self._prepare(learner.module)
         trainer = Trainer(
             learner,
             self.config,
-            progress=self.link,
-            clock=self.clock,
+            progress=SharedProgress(self.link, self.group) if self.group else self.link,
+            clock=SharedClock(self.clock, self.group) if self.group else self.clock,
+            team=team_of(self.config.parallel.strategy, self.group),
             checkpoints=self.work / "checkpoints",
             run_digest=f"{self.digest}-{code_sha256}" if code_sha256 else self.digest,
             watch=self.watch,
@@ -172,10 +186,26 @@ class TrainingRun:
         outcome = trainer.run()
         if outcome.stopped is not None:
             raise JobInterrupted(outcome.stopped)
+        if self.group is not None and not self.group.is_first:
+            raise RankDone
         if outcome.state.best is not None:
             best = outcome.state.best
             self.link.event(f"Best validation at step {best.step}.", best_step=best.step)
         return outcome.state
+
+    def _prepare(self, module: nn.Module) -> None:
+        """Do to the module what the recipe says, before the loop sees it."""
+        num_frozen = freeze(module, self.config.train.freeze)
+        if num_frozen:
+            self.link.event(f"{num_frozen:,} parameters keep their values.", frozen=num_frozen)
+        if self.config.train.precision == "bf16" and not has_native_bf16():
+            self.link.event(
+                "This processor does not multiply bfloat16: train.precision 'bf16' is slower here "
+                "than 'fp32', not faster.",
+                level="warn",
+            )
+        if isinstance(module, Decoder):
+            module.is_recomputed = self.config.train.recompute_activations
 
     def lineage(self) -> dict[str, Any]:
         """Return where the model came from: recipe, data, base, code, environment."""
@@ -191,6 +221,7 @@ class TrainingRun:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            "ranks": self.group.size if self.group else 1,
         }
 
     def result(self, state: RunState, report: Mapping[str, Any]) -> ModelTrained:
@@ -200,4 +231,9 @@ class TrainingRun:
             trained_rows=state.rows_seen,
             compute_s=round(state.compute_s, 3),
             report=dict(report),
+            validation=_finite(state.best.validation.metrics) if state.best else {},
         )
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,1 @@
+"""Speech: values of what is asked about recordings, and answered."""

@@ -1,0 +1,102 @@
+"""Metrics in plain words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from purvey.server.reporting.axes import shown
+from purvey.server.reporting.values import number
+
+_VALIDATION = "validation_"
+_WORDS: dict[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", "Share of rows answered right. 1 is best."),
+    "macro_f1": (
+        "Macro F1",
+        "Precision and recall in one number, every label counting alike. 1 is best.",
+    ),
+    "auroc": (
+        "AUROC",
+        "Chance that a row of a label gets a higher probability of it than another row; the "
+        "mean over labels. 1 is best, 0.5 is guessing.",
+    ),
+    "loss": ("Loss", "How surprising the right answers are to the model, in nats. 0 is best."),
+    "perplexity": (
+        "Perplexity",
+        "Between how many equally likely tokens the model hesitates. 1 is best.",
+    ),
+    "nats_per_character": ("Nats per character", "The loss by character. 0 is best."),
+    "wer": ("Word error rate", "Mistaken words by words said. 0 is best."),
+    "cer": ("Character error rate", "Mistaken characters by characters said. 0 is best."),
+    "exact": ("Exact", "Share of recordings written down without a mistake. 1 is best."),
+    "mae": ("Mean absolute error", "How far off a score is on average, in its unit. 0 is best."),
+    "rmse": ("Root mean square error", "As the line above, large errors counting more."),
+    "r2": ("R²", "Share of the variance that is explained. 1 is best, 0 is saying the mean."),
+    "baseline_mae": ("Mean absolute error of the mean", "Of always saying the training mean."),
+    "baseline_rmse": ("Root mean square error of the mean", "Of always saying the training mean."),
+    "reward_margin": ("Reward margin", "By how many nats the better answer is preferred."),
+    "reward_accuracy": ("Reward accuracy", "Share of pairs whose better answer is preferred."),
+    "train_loss": ("Training loss", ""),
+    "valid_loss": ("Validation loss", ""),
+    "learning_rate": ("Learning rate", ""),
+}
+_SHARES = frozenset({"accuracy", "macro_f1", "auroc", "exact", "reward_accuracy", "wer", "cer"})
+
+
+def title_of(metric: str) -> str:
+    """Return what a metric is called; its own name where it is not known here."""
+    name = metric.removeprefix(_VALIDATION)
+    title = _WORDS.get(name, (name.replace("_", " "), ""))[0]
+    return title if name == metric else f"{title} (validation rows)"
+
+
+def meaning_of(metric: str) -> str:
+    """Return what a metric means, in a sentence or two; nothing where it is not known here."""
+    return _WORDS.get(metric.removeprefix(_VALIDATION), ("", ""))[1]
+
+
+def is_share(metric: str) -> bool:
+    """Tell whether a metric is drawn on a scale from 0 to 1."""
+    return metric.removeprefix(_VALIDATION) in _SHARES
+
+
+def interval_of(estimate: Mapping[str, Any]) -> str:
+    """Return `0.97 to 0.99`, or a dash where no interval is known."""
+    low, high = number(estimate.get("low")), number(estimate.get("high"))
+    return "-" if low is None or high is None else f"{shown(low)} to {shown(high)}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * share:.4g} %"
+
+
+def confidence_of(estimates: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how sure intervals are: `95 %`; `95 %` too where they do not say."""
+    told = (number(found.get("confidence")) for found in estimates.values())
+    return percent(next((one for one in told if one is not None), 0.95))
+
+
+def headline(estimates: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the final test in one sentence."""
+    sure = confidence_of(estimates)
+    metric = next((one for one in (*_HEADLINES, *estimates) if one in estimates), None)
+    if metric is None:
+        return "This model has not been tested: the dataset kept no row for the test."
+    found = estimates[metric]
+    value = float(found["value"])
+    said = percent(value) if is_share(metric) else shown(value)
+    sentence = _HEADLINES.get(metric, f"{title_of(metric)} on {{rows}} rows: {{value}}.")
+    told = sentence.format(value=said, rows=found.get("num_rows", "the"))
+    return f"{told} The {sure} interval for rows like these is {interval_of(found)}."
+
+
+_HEADLINES = {
+    "accuracy": "Of {rows} rows that training never saw, {value} were answered right.",
+    "wer": "In {rows} recordings that training never heard, {value} of the words were mistaken.",
+    "mae": "On {rows} rows that training never saw, the score was off by {value} on average.",
+    "reward_accuracy": "Of {rows} pairs that training never saw, {value} got the better answer "
+    "preferred.",
+    "perplexity": "On {rows} texts that training never saw, the perplexity was {value}.",
+    "validation_reward_accuracy": "Of {rows} validation pairs, {value} got the better answer "
+    "preferred.",
+    "validation_perplexity": "On {rows} validation texts, the perplexity was {value}.",
+}

@@ -1,0 +1,1 @@
+"""Rows of sweeps: their trials. The sweep itself is a job, and so is each trial."""

@@ -1,0 +1,114 @@
+"""Muon against its formula in float64, and which weights it moves."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from purvey.contracts.recipe_parts.descent import OptimizerConfig
+from purvey.errors import InvalidValueError
+from purvey.models.config import DecoderConfig
+from purvey.models.decoder import Decoder
+from purvey.train.muon import orthogonal
+from purvey.train.optim import Descent, build_optimizer
+from purvey.train.step import BatchLoss, update
+
+MUON = OptimizerConfig(name="muon", learning_rate=0.1, momentum=0.8, weight_decay=0.25)
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalised(update_OI: Tensor) -> Tensor:
+    """Five Newton-Schulz steps in float64 (Jordan et al. 2024)."""
+    x: Tensor = update_OI.double() / update_OI.double().norm()
+    if x.shape[0] > x.shape[1]:
+        return orthogonalised(update_OI.T).T
+    a, b, c = COEFFICIENTS
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 9), (9, 3)])
+def test_muon_follows_its_formula(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(shape[1], shape[0], bias=False)
+    optimizer = build_optimizer(layer, MUON)
+    weight, momentum = layer.weight.detach().double(), torch.zeros(shape, dtype=torch.float64)
+    for step in range(3):
+        gradient = torch.randn(shape)
+        batch = BatchLoss(loss=(layer.weight * gradient).sum(), num_rows=1)
+        update([batch], list(layer.parameters()), optimizer, clip_norm=None, step=step)
+        momentum = 0.8 * momentum + 0.2 * gradient.double()
+        direction = orthogonalised(0.2 * gradient.double() + 0.8 * momentum)
+        moved = 0.1 * 0.2 * math.sqrt(max(shape)) * direction
+        before, weight = weight, (1 - 0.1 * 0.25) * weight - moved
+        # Five steps in float32, each of which makes small errors up to 3.4445 times as large:
+        # 3.4445^5 * 2^-24 is 3e-5, and a weight of order 1 is itself rounded by 2^-24.
+        error = (layer.weight.detach().double() - weight).norm() / (weight - before).norm()
+        assert float(error) < 1e-4
+        weight = layer.weight.detach().double()
+
+
+def test_singular_values_come_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((20, 30), (30, 20)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert 0.6 < float(values.min()) < float(values.max()) < 1.3
+
+
+def names(optimizer: Descent) -> tuple[set[str], set[str]]:
+    """Return the names of what is moved by Muon, and of the rest, after a step."""
+    moved: dict[str, set[str]] = {}
+    for path in optimizer.tensors():
+        name, _, key = path.rpartition(".")
+        moved.setdefault(name, set()).add(key)
+    muon = {name for name, keys in moved.items() if keys == {"momentum_buffer"}}
+    return muon, moved.keys() - muon
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_muon_leaves_embeddings_heads_and_vectors_to_adamw(is_tied: bool) -> None:
+    decoder = Decoder(
+        DecoderConfig(
+            vocabulary_size=11,
+            hidden_size=8,
+            mlp_size=12,
+            num_layers=1,
+            num_heads=2,
+            num_kv_heads=1,
+            head_size=4,
+            context_tokens=8,
+            is_tied=is_tied,
+        )
+    )
+    optimizer = build_optimizer(decoder, MUON)
+    loss = decoder(torch.tensor([[1, 2, 3]])).square().mean()
+    batch = BatchLoss(loss=loss, num_rows=1)
+    update([batch], list(decoder.parameters()), optimizer, clip_norm=1.0, step=0)
+    muon, rest = names(optimizer)
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in muon} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+    assert ("lm_head.weight" in rest) is not is_tied
+    assert "embed_tokens.weight" in rest
+    assert muon | rest == {name for name, _ in decoder.named_parameters()}
+
+
+def test_a_network_without_hidden_matrices_is_refused_for_muon() -> None:
+    module = nn.Sequential()
+    module.add_module("table", nn.Embedding(4, 3))
+    module.add_module("head", nn.Linear(3, 2))
+    with pytest.raises(InvalidValueError, match="use 'adamw'") as refusal:
+        build_optimizer(module, MUON)
+    assert refusal.value.param == "recipe.optimizer.name"
+
+
+def test_only_trained_parameters_are_moved() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[0].requires_grad_(requires_grad=False)
+    optimizer = build_optimizer(module, MUON)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in module[1].parameters()}
