@@ -7,11 +7,14 @@ from benchmarks.quick import FLAG
 
 BARS = (
     "adapters_batch",
+    "checkpoint_stall",
     "cold_start",
     "control_plane_start",
     "decode_one",
     "durable_metering",
+    "fine_tuning_speed",
     "large_shapes",
+    "ranks",
     "linear_kernels",
     "refused_crowd",
     "streaming_tokens",

@@ -87,7 +87,7 @@ def recipe_page() -> str:
             parts.append(f"## [{name}]\n\n{_doc(field.annotation, whole=True)}\n")
             parts.append(_fields_table(field.annotation))
             for below, inner in field.annotation.model_fields.items():
-                for option in getattr(inner.annotation, "__args__", ()):
+                for option in (inner.annotation, *getattr(inner.annotation, "__args__", ())):
                     if isinstance(option, type) and issubclass(option, BaseModel):
                         parts.append(f"### [{name}.{below}]\n\n{_doc(option, whole=True)}\n")
                         parts.append(_fields_table(option))
@@ -225,7 +225,7 @@ def _fields_table(schema: type[BaseModel]) -> str:
         for name, field in schema.model_fields.items()
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
     ]
-    return _table(("key", "type", "default", "meaning"), rows)
+    return _table(("key", "type", "default", "meaning"), rows) if rows else ""
 
 
 def _type(annotation: Any) -> str:
@@ -240,7 +240,7 @@ def _type(annotation: Any) -> str:
     if origin is dict:
         return "table"
     if origin is tuple:
-        return "list of " + " and ".join(_type(part) for part in arguments)
+        return "list of " + " and ".join(_type(part) for part in arguments if part is not ...)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return str(annotation.__name__)
