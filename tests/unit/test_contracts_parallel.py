@@ -76,11 +76,6 @@ def with_parallel(
             "Muon needs it whole",
         ),
         (
-            with_parallel({"task": "embedding", "model": {"base": "b"}}, "ddp", 2),
-            "recipe.parallel.strategy",
-            "compared with all the others",
-        ),
-        (
             with_parallel(
                 {
                     "task": "text-generation",

@@ -56,15 +56,6 @@ _SPEECH: Values = {
     "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
     "train": {"epochs": 30, "batch_size": 16, "early_stopping": {"patience": 8}},
 }
-_EMBEDDER: Values = {
-    "optimizer": {"name": "adamw", "learning_rate": 3e-5, "weight_decay": 0.01},
-    "train": {"epochs": 3, "batch_size": 64, "sequence_tokens": 128},
-}
-_SEEING: Values = {
-    "model": {"architecture": "vision-decoder"},
-    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
-    "train": {"epochs": 20, "batch_size": 32, "early_stopping": {"patience": 5}},
-}
 _BY_ARCHITECTURE: dict[str, Values] = {
     "vit": {
         "init": {"scheme": "default"},
@@ -89,8 +80,6 @@ _BY_TASK: dict[str, Values] = {
     "classification": _MIXED,
     "regression": _MIXED,
     "speech-recognition": _SPEECH,
-    "embedding": _EMBEDDER,
-    "image-text-to-text": _SEEING,
 }
 
 

@@ -21,11 +21,9 @@ TrainedTask = Literal[
     ClassifierTask,
     "regression",
     "speech-recognition",
-    "embedding",
-    "image-text-to-text",
 ]
 """What a recipe may train."""
-Task = Literal[TrainedTask, "rerank"]
+Task = Literal[TrainedTask, "embedding", "rerank"]
 Family = Literal[
     "decoder",
     "transformers",
@@ -34,12 +32,11 @@ Family = Literal[
     "network",
     "module",
     "speech",
-    "vision-language",
     "upstream",
 ]
 """`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
 `text-ngrams`: models/text_ngrams.py. `network`: one of models/networks. `module`: a user's class.
-`speech`: models/speech. `vision-language`: models/seeing. `upstream`: another server, never a
+`speech`: models/speech. `upstream`: another server, never a
 folder."""
 UPSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an upstream, a server that computes models for this one, may be called."""

@@ -21,7 +21,6 @@ TASK_OF_COLUMNS: tuple[tuple[set[str], set[str], str], ...] = (
     ({"preference"}, set(), "text-generation"),
     ({"conversation"}, set(), "text-generation"),
     ({"transcript"}, {"audio"}, "speech-recognition"),
-    ({"transcript"}, {"image", "text"}, "image-text-to-text"),
     ({"label"}, {"text"}, "text-classification"),
     ({"label"}, {"image"}, "image-classification"),
     ({"label"}, {"audio"}, "audio-classification"),

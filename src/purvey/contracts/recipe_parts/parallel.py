@@ -103,8 +103,6 @@ def _complaint(
     optimizer: OptimizerConfig,
 ) -> str | None:
     strategy = f"parallel.strategy {parallel.strategy!r}"
-    if task == "embedding":
-        return f"{strategy}: every row of an embedding's batch is compared with all the others."
     if parallel.strategy == "ddp":
         return None
     if task != "text-generation":

@@ -46,8 +46,6 @@ NEEDED: dict[TrainedTask, tuple[ColumnKind, ...]] = {
     "classification": INPUT_KINDS,
     "regression": INPUT_KINDS,
     "speech-recognition": ("audio",),
-    "embedding": ("text",),
-    "image-text-to-text": ("image",),
 }
 """A dataset for the task has a column of one of these kinds."""
 LEARNED: dict[TrainedTask, ColumnKind] = {
@@ -57,7 +55,6 @@ LEARNED: dict[TrainedTask, ColumnKind] = {
     "classification": "label",
     "regression": "score",
     "speech-recognition": "transcript",
-    "image-text-to-text": "transcript",
 }
 """And one of this kind, which is what the model learns to give."""
 
