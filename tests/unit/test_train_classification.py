@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from purvey.train.classification import ClassifierLearner, predict
+from purvey.train.classification import ClassifierLearner
 from purvey.train.early_stopping import Validation
+from purvey.train.examples import predict
 
 
 class Fixed:

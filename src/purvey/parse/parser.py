@@ -129,13 +129,8 @@ class Parser:
         Raises:
             InvalidValueError: The image is refused, or takes too much time or memory.
         """
-        try:
-            answer = self._pool.ask(question, timeout_s=timeout_s)
-        except ParseFailedError as error:
-            message = f"the image {error}: give a smaller or simpler one."
-            raise InvalidValueError(message, param=param) from None
-        if isinstance(answer, Unusable):
-            raise InvalidValueError(answer.message[:_MESSAGE_CHARS], param=param)
+        failed = "the image {}: give a smaller or simpler one."
+        answer = self._of_media(question, failed=failed, param=param, timeout_s=timeout_s)
         size = question.height * question.width * question.channels
         if not isinstance(answer, ImageDecoded) or len(answer.pixels) != size:
             raise _other(answer)
@@ -147,15 +142,21 @@ class Parser:
         Raises:
             InvalidValueError: The recording is refused, or takes too much time or memory.
         """
+        failed = "the recording {}: give a shorter or simpler one."
+        answer = self._of_media(question, failed=failed, param=param, timeout_s=timeout_s)
+        if not isinstance(answer, AudioDecoded) or not _is_whole(answer):
+            raise _other(answer)
+        return answer
+
+    def _of_media(
+        self, question: DecodeImage | DecodeAudio, *, failed: str, param: str, timeout_s: float
+    ) -> FromParser:
         try:
             answer = self._pool.ask(question, timeout_s=timeout_s)
         except ParseFailedError as error:
-            message = f"the recording {error}: give a shorter or simpler one."
-            raise InvalidValueError(message, param=param) from None
+            raise InvalidValueError(failed.format(error), param=param) from None
         if isinstance(answer, Unusable):
             raise InvalidValueError(answer.message[:_MESSAGE_CHARS], param=param)
-        if not isinstance(answer, AudioDecoded) or not _is_whole(answer):
-            raise _other(answer)
         return answer
 
     def _about_template(self, question: ToParser) -> FromParser:

@@ -6,7 +6,6 @@ Shape letters, this file only:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,26 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from purvey.train.chance import permutation
 from purvey.train.early_stopping import Validation
+from purvey.train.examples import Examples, ExamplesLearner, predict
 from purvey.train.step import BatchLoss
-
-_EVAL_ROWS = 256
 
 Measure = Callable[[NDArray[np.float64], NDArray[np.int64]], dict[str, float]]
 """Logits and targets to metrics by name; `macro_f1` is what the best weights are chosen by."""
-
-
-class Examples(Protocol):
-    """A classifier's inputs, prepared once, to be collated batch by batch."""
-
-    def __len__(self) -> int:
-        """Rows there are."""
-        ...
-
-    def logits(self, rows: Sequence[int]) -> Tensor:
-        """Return `logits_BL` in float32 of some rows, with the graph where gradients are on."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +43,7 @@ def balanced_weights(targets: NDArray[np.int64], *, num_labels: int) -> Tensor:
     return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
 
 
-class ClassifierLearner:
+class ClassifierLearner(ExamplesLearner[np.int64]):
     """A classifier with the rows it learns from.
 
     Args:
@@ -84,27 +69,16 @@ class ClassifierLearner:
         seed: int,
         loss_shape: LossShape | None = None,
     ) -> None:
-        assert len(examples) == len(targets), "examples and targets are not aligned"
-        assert len(validation) == len(validation_targets), "validation rows are not aligned"
-        self._module, self._examples, self._targets = module, examples, targets
-        self._validation, self._validation_targets = validation, validation_targets
-        self._measure, self._seed = measure, seed
+        super().__init__(
+            module,
+            examples=examples,
+            targets=targets,
+            validation=validation,
+            validation_targets=validation_targets,
+            seed=seed,
+        )
+        self._measure = measure
         self._shape = loss_shape or LossShape()
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        return self._module
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows."""
-        return len(self._examples)
-
-    def order(self, epoch: int) -> Sequence[int]:
-        """Shuffle."""
-        order: list[int] = permutation(self.num_rows, seed=self._seed, epoch=epoch).tolist()
-        return order
 
     def loss(self, rows: Sequence[int]) -> BatchLoss:
         """Compute the mean cross-entropy of some rows."""
@@ -127,14 +101,3 @@ class ClassifierLearner:
         return Validation(
             score=metrics["macro_f1"], loss=loss, metrics={"valid_loss": loss, **metrics}
         )
-
-
-@torch.no_grad()
-def predict(module: nn.Module, examples: Examples) -> NDArray[np.float64]:
-    """Return the logits of all rows (`rows x labels`), leaving the module in evaluation mode."""
-    module.eval()
-    parts = [
-        examples.logits(range(start, min(start + _EVAL_ROWS, len(examples)))).double().numpy()
-        for start in range(0, len(examples), _EVAL_ROWS)
-    ]
-    return np.concatenate(parts)

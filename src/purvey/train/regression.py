@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import huber_loss, mse_loss
 
 from purvey.contracts.recipe_parts.regression import RegressionConfig
-from purvey.train.chance import permutation
-from purvey.train.classification import Examples, predict
 from purvey.train.early_stopping import Validation
+from purvey.train.examples import Examples, ExamplesLearner, predict
 from purvey.train.step import BatchLoss
 
 
-class RegressionLearner:
+class RegressionLearner(ExamplesLearner[np.float64]):
     """A network of one output with the rows it learns from.
 
     Args:
@@ -45,26 +44,15 @@ class RegressionLearner:
         config: RegressionConfig,
         seed: int,
     ) -> None:
-        assert len(examples) == len(targets), "examples and targets are not aligned"
-        assert len(validation) == len(validation_targets), "validation rows are not aligned"
-        self._module, self._examples, self._targets = module, examples, targets
-        self._validation, self._validation_targets = validation, validation_targets
-        self._deviation, self._config, self._seed = deviation, config, seed
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        return self._module
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows."""
-        return len(self._examples)
-
-    def order(self, epoch: int) -> Sequence[int]:
-        """Shuffle."""
-        order: list[int] = permutation(self.num_rows, seed=self._seed, epoch=epoch).tolist()
-        return order
+        super().__init__(
+            module,
+            examples=examples,
+            targets=targets,
+            validation=validation,
+            validation_targets=validation_targets,
+            seed=seed,
+        )
+        self._deviation, self._config = deviation, config
 
     def loss(self, rows: Sequence[int]) -> BatchLoss:
         """Compute the mean loss of some rows."""

@@ -17,12 +17,8 @@ from purvey.models.initialise import initialise
 from purvey.models.loading import open_model
 from purvey.models.networks import catalogue
 from purvey.train.chance import seed_torch
-from purvey.train.classification import (
-    ClassifierLearner,
-    LossShape,
-    balanced_weights,
-    predict,
-)
+from purvey.train.classification import ClassifierLearner, LossShape, balanced_weights
+from purvey.train.examples import predict
 from purvey.worker.training.inputs import PreparedRows, declared_inputs, match_columns
 from purvey.worker.training.run import TrainingRun
 from purvey.worker.training.slices import slices_of

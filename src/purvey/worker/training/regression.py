@@ -10,7 +10,7 @@ from purvey.errors import InvalidValueError
 from purvey.evaluate.metrics import Floats
 from purvey.evaluate.scores import regression_report
 from purvey.models.classifier import Classifier, save_classifier
-from purvey.train.classification import predict
+from purvey.train.examples import predict
 from purvey.train.regression import RegressionLearner
 from purvey.worker.training.classifier import build_model
 from purvey.worker.training.inputs import PreparedRows, match_columns, number_spec
