@@ -1,5 +1,6 @@
 """`purvey serve`: run the server in the foreground."""
 
+import gc
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +34,7 @@ def serve(
     Settings come from defaults, then the settings file, then `PURVEY_*`, then these flags.
     At the first start an administrator key is printed once.
     """
+    gc.disable()  # all that a start makes stays; on again once the server listens
     from purvey.app.serving import serve as run_server
     from purvey.settings import load_settings
 
