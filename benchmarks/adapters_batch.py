@@ -20,6 +20,7 @@ from benchmarks.peers.compare import BLOCK_SEED, GATE_SEED
 from benchmarks.peers.gate import equal_outputs
 from benchmarks.peers.model import token_prompts
 from benchmarks.peers.ours import OurEngine
+from benchmarks.peers.profile import profiled
 from benchmarks.quick import is_quick
 from purvey.contracts.deployment import Precision
 
@@ -74,10 +75,17 @@ def main() -> int:
             target=f">= {LEAST_OF_BASE} of the base's batch (int8), >= {LEAST_OF_PEFT} of PEFT",
             verdict=("met" if is_met else "missed") if is_sound else "GATE FAILED",
             figures={**figures, "limits": asdict(limits), "threads": THREADS},
-            notes=[BYTES],
+            notes=[BYTES, *_profile()],
         )
     )
     return 0 if is_sound else 1
+
+
+def _profile() -> list[str]:
+    prompts = token_prompts(COUNT, PROMPT, seed=BLOCK_SEED)
+    return profiled(
+        "int8", prompts, outputs=OUTPUTS, threads=THREADS, adapters=peft.adapters(COUNT)
+    )
 
 
 def _against_base(precision: Precision) -> dict[str, Any]:

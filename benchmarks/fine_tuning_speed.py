@@ -24,7 +24,7 @@ from benchmarks.peers.child import JsonChild
 from benchmarks.quick import is_quick
 
 THREADS = os.cpu_count() or 1
-BATCH, STEPS, ROUNDS, ROWS = (2, 1, 1, 16) if is_quick() else (16, 4, 5, 512)
+BATCH, STEPS, ROUNDS, ROWS = (2, 1, 1, 16) if is_quick() else (16, 2, 3, 512)
 OF_TRAINER, OF_HAND, BEYOND = 2.0, 0.98, 3.0
 LARGEST_LOSS_GAP = 0.005
 SHAPE: dict[str, Any] = {
