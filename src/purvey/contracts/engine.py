@@ -336,6 +336,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
         free_blocks: Cache blocks that nobody holds.
         total_blocks: Cache blocks there are.
         steps: Steps since it started.
+        layers: Layers computed since it started, where they are counted: of a step that takes
+            minutes they tell that it goes on.
         preemptions: Requests that gave their blocks back to go on later, since it started.
         prefix_queried_tokens: Prompt tokens of all requests that were begun.
         prefix_hit_tokens: How many of these the cache knew.
@@ -347,6 +349,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     free_blocks: int
     total_blocks: int
     steps: int
+    layers: int = 0
     preemptions: int = 0
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0

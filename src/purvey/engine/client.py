@@ -83,7 +83,7 @@ SILENCE_S = 60.0
 _LOOKS = 6
 """Looks that make up this silence: counting them, a server that was itself stopped kills nobody."""
 _STUCK_LOOKS = 5 * _LOOKS
-"""Looks for which an engine may have work and finish no step, whatever its other threads say."""
+"""Looks for which an engine may have work and finish no layer, whatever its other threads say."""
 
 
 class LocalEngineLauncher:
@@ -419,7 +419,8 @@ class IpcEngine:
 
 
 def _is_stuck(before: EngineStats | None, now: EngineStats | None) -> bool:
-    """Tell whether there is work and no step was finished: statistics alone are no sign of it."""
+    """Tell whether there is work and no layer was finished: statistics alone are no sign of it."""
     if before is None or now is None:
         return False
-    return now.steps == before.steps and now.running + now.waiting > 0
+    is_going_on = (now.steps, now.layers) != (before.steps, before.layers)
+    return not is_going_on and now.running + now.waiting > 0

@@ -116,6 +116,7 @@ class Core:
             free_blocks=self._floor.num_free_blocks,
             total_blocks=self._num_blocks,
             steps=self._num_steps,
+            layers=self._runner.layers,
             preemptions=counts.preemptions,
             prefix_queried_tokens=counts.queried_tokens,
             prefix_hit_tokens=counts.hit_tokens,

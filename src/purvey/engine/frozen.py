@@ -53,6 +53,7 @@ class FrozenDecoder:
     ) -> None:
         config, linears = decoder.config, linears or Float32Linears()
         self.config = config
+        self.layers_computed = 0
         context = config.context_tokens
         positions_C = torch.arange(min(context, max_positions or context))
         self._angles = _turned(decoder.rotary.angles(positions_C))
@@ -91,6 +92,7 @@ class FrozenDecoder:
             if table is not None and id(table) not in looked_up:  # layers share their tables
                 looked_up[id(table)] = table[0][positions_T], table[1][positions_T]
             x_TD = layer(x_TD, looked_up[id(table)], attend, additions)
+            self.layers_computed += 1
         return self._norm(x_TD)
 
     def logits(self, x_TD: Tensor) -> Tensor:

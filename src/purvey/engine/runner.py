@@ -26,6 +26,11 @@ class StepRunner(Protocol):
         """Where keys and values are."""
         ...
 
+    @property
+    def layers(self) -> int:
+        """Layers computed so far, where they are counted: a long step shows that it goes on."""
+        ...
+
     def run(self, batch: Batch) -> Listed[SpanLogits]:
         """Return the logits of each span's wanted rows; they are valid until the next run."""
         ...
@@ -47,6 +52,11 @@ class Runner:
     ) -> None:
         self._decoder, self.cache = decoder, cache
         self._adaptation = None if bank is None else Adaptation(bank)
+
+    @property
+    def layers(self) -> int:
+        """Layers computed so far; read by any thread."""
+        return self._decoder.layers_computed
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[HostLogits]:

@@ -3,13 +3,14 @@
 Run by `LocalEngineLauncher(command=COMMAND)`. Prompts that begin with `!` misbehave: `!die`
 ends the process, `!garbage` sends bytes that are no frame, `!stranger` answers a request that
 nobody made, `!replay` says its last word twice, `!load` loads twice, `!hang` never answers,
-`!stuck` neither, and goes on telling its statistics.
+`!stuck` neither, and goes on telling its statistics, `!slow` answers after one long step.
 """
 
 import argparse
 import asyncio
 import os
 import sys
+import time
 from typing import NoReturn
 
 import msgspec
@@ -46,6 +47,8 @@ REFUSED_NAME, DEAD_NAME = "refused", "dead"
 
 TOKEN_S = 0.005
 """Seconds of one token: room for a Cancel, or for a kill, in the middle of an answer."""
+SLOW_S = 1.5
+"""Seconds of a long step."""
 
 
 def main() -> int:
@@ -169,6 +172,16 @@ async def _misbehave(link: _RawLink, engine: ScriptedEngine, request_id: str, pr
             while True:
                 link.send(msgspec.structs.replace(engine.stats, running=1, steps=0))
                 await asyncio.sleep(TOKEN_S)
+        case "!slow":
+            await _compute_layers(link, engine)
+
+
+async def _compute_layers(link: _RawLink, engine: ScriptedEngine) -> None:
+    until_s = time.monotonic() + SLOW_S
+    while (now_s := time.monotonic()) < until_s:
+        layers = round(now_s * 1e6)
+        link.send(msgspec.structs.replace(engine.stats, running=1, steps=0, layers=layers))
+        await asyncio.sleep(TOKEN_S)
 
 
 def _die() -> NoReturn:

@@ -100,6 +100,17 @@ async def test_an_engine_whose_loop_is_stuck_is_killed_although_it_tells_its_sta
     await stuck.close(timeout_s=5)
 
 
+async def test_an_engine_with_a_long_step_is_left_to_it_while_layers_are_computed(
+    tmp_path: Path,
+) -> None:
+    launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.2)
+    slow = await launcher.launch(_load("echo"))
+    async with asyncio.timeout(20):
+        await _consume(slow, "!slow")  # for longer than that after which a step is called stuck
+    assert slow.is_alive
+    await slow.close(timeout_s=5)
+
+
 async def test_an_engine_that_tells_its_statistics_may_take_its_time(tmp_path: Path) -> None:
     launcher = LocalEngineLauncher(cwd=tmp_path, command=COMMAND, silence_s=0.6)
     slow = await launcher.launch(_load("echo"))

@@ -38,6 +38,11 @@ class CudaRunner:
         self._splitting = Splitting.over(max_positions)
         self._graphs: dict[GraphSize, Graph] = {}
 
+    @property
+    def layers(self) -> int:
+        """Return 0: its steps are counted alone."""
+        return 0
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[CudaLogits]:
         """Return the logits of each span's wanted rows; valid until the next run."""

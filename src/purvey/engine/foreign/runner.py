@@ -83,6 +83,11 @@ class TransformersRunner:
         """Sequences that have a cache."""
         return len(self._caches)
 
+    @property
+    def layers(self) -> int:
+        """Return 0: its steps are counted alone."""
+        return 0
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[HostLogits]:
         """Return the logits of each span's wanted rows, perhaps of none."""
