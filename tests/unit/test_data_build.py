@@ -59,6 +59,8 @@ def test_a_tab_separated_file_with_a_header(tmp_path: Path) -> None:
     rows = load_splits(folder, manifest)
     assert rows["test"].num_rows == 12
     assert set(rows["train"].texts("Label")) == {"ham", "spam"}
+    preview = json.loads((folder / "preview.json").read_text(encoding="utf-8"))
+    assert [row["SMS"] for row in preview["train"]] == rows["train"].texts("SMS")
 
 
 def test_a_chinese_file(tmp_path: Path) -> None:
@@ -141,9 +143,10 @@ def test_numeric_labels_sort_as_numbers() -> None:
 class Heard:
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.warnings: list[str] = []
 
     def event(self, message: str, *, level: str = "info", **data: object) -> None:
-        self.messages.append(message)
+        (self.warnings if level == "warn" else self.messages).append(message)
 
 
 def spec(tmp_path: Path, recipe: dict[str, Any], *files: InputFile) -> JobSpec:
@@ -167,6 +170,15 @@ def test_the_worker_builds_what_the_spec_asks_for(tmp_path: Path) -> None:
     assert (tmp_path / "output" / DATASET_MANIFEST_NAME).is_file()
     assert built.manifest.rows["train"] == 96
     assert "0 duplicates removed" in link.messages[-1]
+    assert link.warnings == []
+
+
+def test_the_worker_warns_of_what_the_profile_warns_of(tmp_path: Path) -> None:
+    link = Heard()
+    file = stored(tmp_path, "a.tsv", SMS.replace("spam", "ham"))
+    built = dataset.run(spec(tmp_path, {"splits": {"test": 0.2}}, file), link)
+    assert link.warnings == built.manifest.profile["warnings"]
+    assert "Every row has the label 'ham'" in link.warnings[0]
 
 
 def test_the_worker_names_a_bad_field(tmp_path: Path) -> None:

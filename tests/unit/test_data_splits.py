@@ -21,11 +21,11 @@ def groups_of(texts: list[str]) -> list[bytes]:
 
 def test_equal_rows_go_and_are_counted() -> None:
     values = {"text": ["a", "b", "a", "a"], "label": ["x", "y", "x", "y"]}
-    found = deduplicate(values, COLUMNS, is_wanted=True)
+    found = deduplicate(values, COLUMNS, removed="exact")
     assert found.kept == [0, 1, 3]
     assert (found.num_removed, found.num_conflicts) == (1, 1)
     assert found.groups[0] == found.groups[2] != found.groups[1]
-    assert deduplicate(values, COLUMNS, is_wanted=False).kept == [0, 1, 2, 3]
+    assert deduplicate(values, COLUMNS, removed=None).kept == [0, 1, 2, 3]
 
 
 def test_a_rows_own_number_makes_no_second_message_of_it() -> None:
@@ -35,14 +35,14 @@ def test_a_rows_own_number_makes_no_second_message_of_it() -> None:
         "label": ["x", "x", "x"],
         "ticket": [1.0, 2.0, 3.0],
     }
-    found = deduplicate(values, columns, is_wanted=True)
+    found = deduplicate(values, columns, removed="exact")
     assert found.kept == [0, 1, 2], "the rows are not equal"
     assert found.groups[0] == found.groups[1] != found.groups[2], "but they stay on one side"
 
 
 def test_columns_cannot_be_confused_with_each_other() -> None:
     columns = (Column(name="a", kind="text"), Column(name="b", kind="text"))
-    found = deduplicate({"a": ["xy", "x"], "b": ["z", "yz"]}, columns, is_wanted=True)
+    found = deduplicate({"a": ["xy", "x"], "b": ["z", "yz"]}, columns, removed="exact")
     assert found.num_removed == 0
 
 
@@ -64,7 +64,7 @@ def test_answers_to_one_prompt_stay_together_and_none_is_lost() -> None:
             conversation("system: Be brief", "user: Why?", "assistant: Because"),
         ]
     }
-    found = deduplicate(values, CHAT, is_wanted=True)
+    found = deduplicate(values, CHAT, removed="exact")
     assert found.kept == [0, 1, 2]
     assert (found.num_removed, found.num_conflicts) == (1, 0)
     assert found.groups[0] == found.groups[1] != found.groups[2]
@@ -79,7 +79,7 @@ def test_only_the_last_answer_is_not_part_of_the_prompt() -> None:
             conversation("user: Why?", "assistant: No idea", *first[2:]),
         ]
     }
-    groups = deduplicate(values, CHAT, is_wanted=True).groups
+    groups = deduplicate(values, CHAT, removed="exact").groups
     assert groups[0] == groups[1] != groups[2]
 
 
@@ -90,7 +90,7 @@ def test_conversations_that_nobody_asked_for_are_not_one_group() -> None:
             conversation("system: Tell stories", "assistant: There was"),
         ]
     }
-    first, second = deduplicate(values, CHAT, is_wanted=True).groups
+    first, second = deduplicate(values, CHAT, removed="exact").groups
     assert first != second
 
 

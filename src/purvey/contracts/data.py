@@ -34,15 +34,27 @@ INPUT_KINDS: tuple[ColumnKind, ...] = ("text", "number", "category", "image", "a
 TARGET_KINDS: tuple[ColumnKind, ...] = ("label", "score", "transcript")
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class SplitConfig(BaseModel):
-    """How rows are divided. Fractions are of the rows that remain after deduplication."""
+    """How rows are divided. Fractions are of the rows that remain after deduplication.
+
+    At random, unless one of `group` and `time` names a column of the files. Rows that ask the
+    same, or nearly the same, are on one side in any case.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
     stratify: bool = True
-    """Keep each label's share in every split, where there is a label column."""
+    """Keep each label's share in every split, where there is a label column; not by time."""
+    group: ColumnName | None = None
+    """Rows with equal values in this column are on one side: a speaker, a patient, a document."""
+    time: ColumnName | None = None
+    """The latest rows by this column are the test, those before them validation. Numbers, or dates
+    in ISO 8601; without a zone they are in UTC."""
 
 
 class DatasetConfig(BaseModel):
@@ -54,9 +66,12 @@ class DatasetConfig(BaseModel):
         "auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders", "audio_folders"
     ] = "auto"
     """`auto` looks at the file name's ending, then at the first bytes."""
-    columns: dict[Annotated[str, Field(min_length=1, max_length=128)], ColumnKind] = {}
+    columns: dict[ColumnName, ColumnKind] = {}
     """Column name to kind; empty means inferred, and the manifest says what was inferred."""
-    deduplicate: bool = True
+    deduplicate: Literal["exact", "near"] | bool = "exact"
+    """What is removed: rows equal to an earlier one, target included; `near`, also rows whose
+    texts and images are nearly an earlier one's and whose other values are equal; false, none.
+    `true` means `exact`."""
     splits: SplitConfig = SplitConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from purvey.contracts.files.problems import Problems, UnusableRowError
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidFileError
 
@@ -27,7 +28,8 @@ def check_chat_rows(lines: Iterable[bytes], *, param: str = "training_file") -> 
         param: Name of the request's field, for the error.
 
     Raises:
-        InvalidFileError: Names the line and what is wrong with it, or counts too few rows.
+        InvalidFileError: Names the first bad lines and what is wrong with each, or counts too few
+            rows.
     """
     return _check_rows(lines, _check_conversation, param)
 
@@ -43,7 +45,7 @@ def check_preference_rows(lines: Iterable[bytes], *, param: str = "training_file
         param: As for `check_chat_rows`.
 
     Raises:
-        InvalidFileError: Names the line and what is wrong with it, or counts too few rows.
+        InvalidFileError: As for `check_chat_rows`.
     """
     return _check_rows(lines, _check_preference, param)
 
@@ -52,10 +54,18 @@ def _check_rows(
     lines: Iterable[bytes], check: Callable[[object, _Refuse], None], param: str
 ) -> int:
     count = 0
+    problems = Problems(param=param)
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            _check_row(line, number, check, param)
-            count += 1
+        if not line.strip():
+            continue
+        count += 1
+        try:
+            _check_row(line, check)
+        except UnusableRowError as error:
+            problems.add(number, str(error))
+            if problems.is_full:
+                break
+    problems.check()
     if count < LIMITS.min_training_rows:
         raise InvalidFileError(
             f"the file has {count} rows; at least {LIMITS.min_training_rows} are needed.",
@@ -64,11 +74,9 @@ def _check_rows(
     return count
 
 
-def _check_row(
-    line: bytes, number: int, check: Callable[[object, _Refuse], None], param: str
-) -> None:
+def _check_row(line: bytes, check: Callable[[object, _Refuse], None]) -> None:
     def refuse(what: str) -> NoReturn:
-        raise InvalidFileError(f"line {number}: {what}.", param=param)
+        raise UnusableRowError(what)
 
     if len(line) > LIMITS.row_bytes:
         refuse(f"the row is longer than {LIMITS.row_bytes} bytes")
@@ -80,6 +88,8 @@ def _check_row(
         )
     except _TwiceError:
         refuse("a key occurs twice")
+    except UnusableRowError:
+        raise
     except (ValueError, RecursionError):
         refuse("not valid JSON")
     check(row, refuse)

@@ -28,8 +28,9 @@ def convert(table: RawTable, columns: tuple[Column, ...]) -> dict[str, list[Valu
     once, conversations their checked messages as JSON text.
 
     Raises:
-        InvalidFileError: Names the line, the column and what to change.
+        InvalidFileError: Names the first bad lines, with the column and what to change.
     """
+    problems = table.problems()
     values: dict[str, list[Value]] = {column.name: [] for column in columns}
     for column in columns:
         to_value, target = _CONVERTERS[column.kind], values[column.name]
@@ -37,7 +38,8 @@ def convert(table: RawTable, columns: tuple[Column, ...]) -> dict[str, list[Valu
             try:
                 target.append(to_value(cell))
             except ValueError as error:
-                raise table.error(row, f"column {column.name!r} {error}.") from None
+                table.note(problems, row, f"column {column.name!r} {error}")
+    problems.check()
     return values
 
 

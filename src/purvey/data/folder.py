@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from purvey.data.convert import Value
 from purvey.errors import IntegrityError
 
 PREVIEW_NAME = "preview.json"
-PREVIEW_ROWS = 20
+PREVIEW_ROWS = 1_000
+"""Rows of a split that are kept for showing, at most."""
+_PREVIEW_BYTES = 2 * 2**20
+"""Encoded, the rows of a split that are kept for showing; the first 20 are kept in any case."""
+_LEAST_ROWS = 20
 _PREVIEW_CHARS = 1_000
 _PREVIEW_MEDIA_BYTES = 128 * 1_024
 _IMAGE_TYPES = {b"\xff\xd8": "jpeg", b"RI": "webp", b"GI": "gif", b"BM": "bmp"}
@@ -50,13 +54,7 @@ def write_splits(
     for split in SPLITS:
         chosen = {c.name: [values[c.name][row] for row in rows[split]] for c in columns}
         pq.write_table(pa.table(chosen, schema=schema), folder / f"{split}.parquet")
-    preview = {
-        split: [
-            {c.name: _shown(values[c.name][row], c) for c in columns}
-            for row in rows[split][:PREVIEW_ROWS]
-        ]
-        for split in SPLITS
-    }
+    preview = {split: list(_preview(values, columns, rows[split])) for split in SPLITS}
     text = json.dumps(preview, ensure_ascii=False)
     (folder / PREVIEW_NAME).write_text(text, encoding="utf-8")
     return folder_digest(folder, columns)
@@ -92,6 +90,18 @@ def verify_folder(folder: Path, manifest: DatasetManifest) -> None:
         raise IntegrityError("a file of the dataset cannot be read: build it again.") from error
     if found != manifest.digest:
         raise IntegrityError("the stored dataset was changed on disk: build it again.")
+
+
+def _preview(
+    values: Mapping[str, Sequence[Value]], columns: tuple[Column, ...], rows: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    num_bytes = 0
+    for number, row in enumerate(rows[:PREVIEW_ROWS]):
+        shown = {c.name: _shown(values[c.name][row], c) for c in columns}
+        num_bytes += len(json.dumps(shown, ensure_ascii=False).encode())
+        if number >= _LEAST_ROWS and num_bytes > _PREVIEW_BYTES:
+            return
+        yield shown
 
 
 def _shown(value: Value, column: Column) -> Any:  # noqa: ANN401 (JSON value)

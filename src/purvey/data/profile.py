@@ -7,6 +7,7 @@ from typing import Any
 
 from purvey.contracts.data import Column
 from purvey.data.convert import Value
+from purvey.data.histogram import Histogram, histogram
 from purvey.data.pictures import picture_size
 from purvey.parse.sounds import describe
 
@@ -76,10 +77,11 @@ def _describe_recordings(values: Sequence[Value]) -> dict[str, Any]:
     }
 
 
-def _summary(numbers: Sequence[float]) -> dict[str, float]:
+def _summary(numbers: Sequence[float]) -> dict[str, float | Histogram]:
     return {
         "min": min(numbers),
         "mean": round(fmean(numbers), 4),
         "median": median(numbers),
         "max": max(numbers),
+        "histogram": histogram(numbers),
     }

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from purvey.contracts.jobs import TERMINAL
 from purvey.contracts.records import DatasetRecord
 from purvey.errors import NotFoundError
-from purvey.store.rows import Order, Page, delete_row, get_row, page_rows, to_row
+from purvey.store.rows import Order, Page, delete_row, from_row, get_row, page_rows, to_row
 from purvey.store.tables import DATASETS, JOBS
 
 
@@ -44,6 +44,25 @@ def page(
     return page_rows(
         conn, DATASETS, DatasetRecord, where=where, after=after, limit=limit, order=order
     )
+
+
+def family(conn: Connection, project_id: str, dataset_id: str) -> list[DatasetRecord]:
+    """Return all versions of what a dataset is one of, the first made first.
+
+    Raises:
+        NotFoundError: No such dataset, or another project's.
+    """
+    record = get(conn, project_id, dataset_id)
+    first = record.family or record.id
+    found = (
+        select(DATASETS)
+        .where(
+            DATASETS.c.project_id == project_id,
+            or_(DATASETS.c.id == first, DATASETS.c.family == first),
+        )
+        .order_by(DATASETS.c.position)
+    )
+    return [from_row(row, DatasetRecord) for row in conn.execute(found)]
 
 
 def references(conn: Connection, project_id: str, dataset_id: str) -> list[str]:

@@ -16,8 +16,8 @@ from purvey.store import sqlite
 from purvey.store.disk import sync_file, sync_folder
 from purvey.store.tables import METADATA
 
-HEAD = "0006"
-KNOWN_VERSIONS = frozenset({"0001", "0002", "0003", "0004", "0005", "0006"})
+HEAD = "0007"
+KNOWN_VERSIONS = frozenset({"0001", "0002", "0003", "0004", "0005", "0006", "0007"})
 """Every version that a release has written; each is upgraded forward to `HEAD`."""
 
 

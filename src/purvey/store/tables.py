@@ -113,8 +113,31 @@ DATASETS = Table(
     _text("artifact", nullable=True),
     _json("manifest", nullable=True),
     _json("error", nullable=True),
+    _text("parent", nullable=True),
+    _text("family", nullable=True),
+    Column("version", BigInteger, nullable=False, server_default="1"),
     Index(None, "project_id", "position"),
     Index(None, "job_id"),
+    Index(None, "project_id", "family"),
+    sqlite_autoincrement=True,
+)
+
+FEEDBACK = Table(
+    "feedback",
+    METADATA,
+    _position(),
+    _text("id", unique=True),
+    _project(),
+    _text("model"),
+    _text("request_id", nullable=True),
+    _text("input", nullable=True),
+    _text("output", nullable=True),
+    _text("rating", nullable=True),
+    _text("correction", nullable=True),
+    _json("metadata"),
+    _number("created_at"),
+    Index(None, "project_id", "position"),
+    Index(None, "project_id", "model"),
     sqlite_autoincrement=True,
 )
 

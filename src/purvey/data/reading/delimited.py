@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from purvey.contracts.files.problems import Problems
 from purvey.contracts.limits import LIMITS
 from purvey.data.reading.header import has_header
 from purvey.data.reading.plain_text import lines_of, read_utf8
@@ -36,7 +37,7 @@ def read_delimited(
         wanted: Column names the caller will ask for; a first line that holds them all is a header.
 
     Raises:
-        InvalidFileError: Names the line: not UTF-8, an open quote, a row whose number of
+        InvalidFileError: Names the first bad lines: not UTF-8, an open quote, a row whose number of
             fields differs, a repeated or empty column name.
     """
     text = read_utf8(file, source=source)
@@ -50,11 +51,12 @@ def read_delimited(
     names = _names(records[0], source=source) if is_headed else _numbered(width)
     body = records[1:] if is_headed else records
     check_row_count(source, len(body))
+    problems = Problems(source=source)
     for line, fields in body:
         if len(fields) != width:
             found = f"{len(fields)} fields where the first line has {width}"
-            problem = f"{found}: quote text that holds {delimiter!r}."
-            raise row_error(source, line, problem)
+            problems.add(line, f"{found}: quote text that holds {delimiter!r}")
+    problems.check()
     columns: dict[str, list[Cell]] = {
         name: [fields[i] for _, fields in body] for i, name in enumerate(names)
     }

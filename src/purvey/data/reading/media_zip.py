@@ -170,11 +170,13 @@ def _entries_of_rows(table: RawTable, manifest: ZipEntry, media: Sequence[ZipEnt
     folder = PurePosixPath(manifest.name).parent
     known = {entry.name for entry in media}
     named: list[str] = []
+    problems = table.problems()
     for row, cell in enumerate(table.columns[FILE_NAME]):
         name = str(folder / str(cell).strip().removeprefix("./"))
         if name not in known:
-            raise table.error(row, f"the archive has no file {name!r}: correct {FILE_NAME!r}.")
+            table.note(problems, row, f"the archive has no file {name!r}: correct {FILE_NAME!r}")
         named.append(name)
+    problems.check()
     return named
 
 

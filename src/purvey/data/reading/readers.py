@@ -34,7 +34,7 @@ def read_files(
     form: Format | Literal["auto"] = "auto",
     wanted: Collection[str] = (),
 ) -> list[RawTable]:
-    """Read every file; all must have the same columns.
+    """Read every file; all must have the same columns, or all that are asked for.
 
     Args:
         files: The files, at least one.
@@ -57,7 +57,8 @@ def read_files(
         for file in files
     ]
     for table in tables[1:]:
-        if table.columns.keys() != tables[0].columns.keys():
+        is_enough = bool(wanted) and table.columns.keys() >= set(wanted)
+        if table.columns.keys() != tables[0].columns.keys() and not is_enough:
             raise InvalidFileError(
                 f"{table.source!r} has the columns {sorted(table.columns)}, but "
                 f"{tables[0].source!r} has {sorted(tables[0].columns)}: make them equal."

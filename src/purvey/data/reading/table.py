@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from purvey.contracts.files.problems import Problems
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidFileError
 
@@ -36,18 +37,19 @@ class RawTable:
         """Rows in the table."""
         return len(self.lines)
 
-    def error(self, row: int, problem: str) -> InvalidFileError:
-        """Build the error for one row, naming the file and the line."""
+    def problems(self) -> Problems:
+        """Return a list for what is wrong with this table's rows, empty."""
+        return Problems(source=self.source, word=self.row_word)
+
+    def note(self, problems: Problems, row: int, problem: str) -> None:
+        """Add a problem of one row, without its full stop."""
         entry = self.entries[row] if self.entries else ""
-        return row_error(self.source, self.lines[row], problem, word=self.row_word, entry=entry)
+        problems.add(self.lines[row], problem, entry=entry)
 
 
-def row_error(
-    source: str, line: int, problem: str, *, word: str = "line", entry: str = ""
-) -> InvalidFileError:
-    """Build the error for one line: where it is, what is wrong, what to change."""
-    place = f"{word} {line}" + (f" ({entry!r})" if entry else "")
-    return InvalidFileError(f"{source!r}, {place}: {problem}", param=f"{word} {line}")
+def row_error(source: str, line: int, problem: str) -> InvalidFileError:
+    """Build the error for a line that ends the reading: what is wrong, what to change."""
+    return InvalidFileError(f"{source!r}, line {line}: {problem}", param=f"line {line}")
 
 
 def check_row_count(source: str, num_rows: int) -> None:

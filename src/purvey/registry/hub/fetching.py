@@ -18,7 +18,7 @@ from purvey.store.failures import storage_error
 
 TRIES = 5
 """Connections in a row that may end without bringing a byte."""
-_PIECE_BYTES = 2**20
+_PIECE_BYTES, _LISTING_BYTES = 2**20, 16 * 2**20
 Note = Callable[[int], None]
 """Learns how many bytes of the file are there."""
 
@@ -64,6 +64,24 @@ async def fetch_file(
             raise broken
     await asyncio.to_thread(_accept, part, file, folder / file.name)
     note(file.num_bytes)
+
+
+async def fetch_listing(
+    outbound: Outbound, url: str, *, what: str, headers: Mapping[str, str]
+) -> bytes:
+    """Fetch what the hub says of one revision, no more of it than a listing may have.
+
+    Raises:
+        UrlNotAllowedError: The hub is not allowed.
+        PurveyError: The hub refuses `what`.
+    """
+    content = bytearray()
+    async with outbound.open(url, param="source", headers=headers) as opened:
+        if opened.status != HTTPStatus.OK:
+            raise refusal(opened.status, opened.headers, what=what)
+        async for piece in opened.pieces:
+            content += piece[: _LISTING_BYTES + 1 - len(content)]
+    return bytes(content)
 
 
 async def _continue(

@@ -20,16 +20,13 @@ from purvey.errors import (
     UrlNotAllowedError,
 )
 from purvey.network.outbound import Outbound
-from purvey.registry.hub.fetching import fetch_file
-from purvey.registry.hub.refusals import refusal
+from purvey.registry.hub.fetching import fetch_file, fetch_listing
 from purvey.registry.hub.snapshot import Snapshot, check_revision, is_commit, read_snapshot
 from purvey.store.disk import free_bytes, sync_folder
 from purvey.store.failures import storage_error
 
 logger = logging.getLogger(__name__)
 UNFINISHED = ".pulls"
-_LISTING_BYTES = 16 * 2**20
-_OK = 200
 
 
 @dataclass(kw_only=True)
@@ -157,7 +154,8 @@ class Pulls:
         revision = quote(pull.revision, safe="")
         url = f"https://{self._host}/api/models/{pull.source}/revision/{revision}?blobs=true"
         try:
-            content = await self._listing(url, what=f"{pull.source}@{pull.revision}")
+            what = f"{pull.source}@{pull.revision}"
+            content = await fetch_listing(self._outbound, url, what=what, headers=self._headers)
         except UrlNotAllowedError as error:
             raise UrlNotAllowedError(
                 f"{pull.source!r} is no folder under a model root, and {error.message}",
@@ -168,15 +166,6 @@ class Pulls:
         snapshot = read_snapshot(content, source=pull.source, revision=pull.revision)
         pull.commit, pull.num_bytes = snapshot.commit, snapshot.num_bytes
         return snapshot
-
-    async def _listing(self, url: str, *, what: str) -> bytes:
-        content = bytearray()
-        async with self._outbound.open(url, param="source", headers=self._headers) as opened:
-            if opened.status != _OK:
-                raise refusal(opened.status, opened.headers, what=what)
-            async for piece in opened.pieces:
-                content += piece[: _LISTING_BYTES + 1 - len(content)]
-        return bytes(content)
 
 
 def _require_room(snapshot: Snapshot, unfinished: Path, root: Path) -> None:

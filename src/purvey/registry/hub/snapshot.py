@@ -5,7 +5,7 @@ where the file lies in large storage, else git's own SHA-1 over `blob SIZE NUL C
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,30 +84,42 @@ def check_revision(revision: str) -> None:
 
 
 def read_snapshot(content: bytes, *, source: str, revision: str) -> Snapshot:
-    """Read the hub's listing of one revision.
+    """Read the hub's listing of one revision of a model.
 
     Raises:
         UpstreamNotAllowedError: It is no such listing, or one of another commit.
         InvalidCheckpointError: Nothing in it can be served.
         RequestTooLargeError: Its files exceed what one model may take.
     """
+    commit, files, names = read_listing(content, revision=revision, is_wanted=is_wanted)
+    _require_servable(source, {file.name for file in files}, names)
+    _require_bounded(source, files)
+    files.sort(key=lambda file: (file.name.endswith(".safetensors"), file.name))
+    return Snapshot(commit=commit, files=tuple(files))
+
+
+def read_listing(
+    content: bytes, *, revision: str, is_wanted: Callable[[object], bool]
+) -> tuple[str, list[HubFile], list[str]]:
+    """Read the hub's listing of one revision: its commit, the files wanted, the names of all.
+
+    Raises:
+        UpstreamNotAllowedError: It is no such listing, or one of another commit.
+    """
     try:
         answer = msgspec.json.decode(content, type=dict[str, Any])
         commit, listed = answer["sha"], answer["siblings"]
         files = [_file(entry) for entry in listed if is_wanted(entry["rfilename"])]
+        names = [str(entry["rfilename"]) for entry in listed]
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
         raise UpstreamNotAllowedError(
-            "the hub's listing of the model is not understood.", param="source"
+            "the hub's listing is not understood.", param="source"
         ) from None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise UpstreamNotAllowedError("the hub names no commit.", param="source")
     if is_commit(revision) and revision != commit:
         raise UpstreamNotAllowedError("the hub answers with another commit.", param="revision")
-    names = [str(entry["rfilename"]) for entry in listed]
-    _require_servable(source, {file.name for file in files}, names)
-    _require_bounded(source, files)
-    files.sort(key=lambda file: (file.name.endswith(".safetensors"), file.name))
-    return Snapshot(commit=commit, files=tuple(files))
+    return commit, files, names
 
 
 def is_wanted(name: object) -> bool:

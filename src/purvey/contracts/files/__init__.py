@@ -1,0 +1,1 @@
+"""Files of rows, as both planes speak of them."""

@@ -1,0 +1,1 @@
+"""Rows of what is collected to learn from, beside files and datasets."""
