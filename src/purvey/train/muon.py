@@ -6,6 +6,7 @@ transpose run at a tenth of float32's speed on a CPU.
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +26,19 @@ class Muon(torch.optim.Optimizer):
     decoupled.
 
     Args:
-        matrices: What is moved; each has two dimensions.
+        matrices: What is moved, each of two dimensions; or groups of them, in torch's shape.
         lr: Learning rate.
         momentum: `mu`, in [0, 1).
         weight_decay: Share of the rate by which weights shrink.
     """
 
     def __init__(
-        self, matrices: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float
+        self,
+        matrices: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -10,6 +10,9 @@ InitScheme = Literal[
     "default", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "normal_002"
 ]
 
+Scaling = Literal["standard", "mup"]
+Factor = Annotated[int, Field(ge=1, le=64)]
+
 
 class ModelConfig(Part):
     """What is trained: a registered base, or an architecture built anew.
@@ -24,6 +27,12 @@ class ModelConfig(Part):
     """What to build anew: a built-in architecture, or `file.py:Class`."""
     hyperparameters: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it; JSON values)
     """Keyword arguments of the architecture."""
+    width_factor: Factor = 1
+    """How many times as wide as `hyperparameters` say; a base is grown, and computes the same."""
+    depth_factor: Factor = 1
+    """How many times as many layers; a base is grown likewise."""
+    scaling: Scaling = "standard"
+    """`mup`: a learning rate found at width factor 1 serves at every other (Yang et al. 2022)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelConfig":
@@ -45,7 +54,7 @@ class InitConfig(Part):
 
 
 class TokenizerConfig(Part):
-    """A byte-level BPE tokenizer trained on the training split (architecture `decoder`)."""
+    """A byte-level BPE tokenizer trained on the training split (`decoder` and `encoder`)."""
 
     vocabulary_size: Annotated[int, Field(ge=260, le=262_144)] = 4_096
     """Tokens, special ones included."""
