@@ -1,7 +1,7 @@
 """The rows of one step, packed: tokens, positions, cache slots, and whose they are.
 
 Shape letters, this file only:
-    T = packed tokens   R = rows wanted
+    T = packed tokens   R = rows wanted   G = rows that pictures give   D = residual width
 """
 
 from collections.abc import Iterator
@@ -54,6 +54,14 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """Rows of a step that are no tokens: which (int64), and as they enter the first layer."""
+
+    rows_G: Tensor  # noqa: N815 (tensors carry their axes)
+    x_GD: Tensor  # noqa: N815 (tensors carry their axes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """One step's input; `wanted_R` are the rows whose logits somebody reads."""
 
@@ -62,6 +70,7 @@ class Batch:
     slots_T: Tensor  # noqa: N815 (tensors carry their axes)
     wanted_R: Tensor  # noqa: N815 (tensors carry their axes)
     spans: tuple[Span, ...]
+    given: Given | None = None
 
 
 def build_batch(chunks: Listed[tuple[Sequence, int]], cache: Places) -> Batch:
@@ -86,7 +95,23 @@ def build_batch(chunks: Listed[tuple[Sequence, int]], cache: Places) -> Batch:
         slots_T=torch.tensor(slots, dtype=torch.int64),
         wanted_R=torch.tensor(wanted, dtype=torch.int64),
         spans=tuple(spans),
+        given=_given(spans),
     )
+
+
+def _given(spans: Listed[Span]) -> Given | None:
+    """Gather what pictures give, if any stands in the step."""
+    rows: list[int] = []
+    parts: list[Tensor] = []
+    for span in spans:
+        picture = span.sequence.picture
+        end = min(span.end, span.sequence.num_pictured)
+        if picture is not None and span.start < end:
+            rows += range(span.first_row, span.first_row + end - span.start)
+            parts.append(picture.x_ND[span.start : end])
+    if not parts:
+        return None
+    return Given(rows_G=torch.tensor(rows, dtype=torch.int64), x_GD=torch.cat(parts))
 
 
 def _span(sequence: Sequence, num_tokens: int, first_row: int, cache: Places) -> Span:

@@ -6,10 +6,12 @@ from purvey.engine.generation import Generation, Reply
 from purvey.engine.output.grammar import Grammars
 from purvey.engine.output.tool_use import check_template, grammar_of, marks_of, reader_of
 from purvey.engine.output.voice import Voice
-from purvey.engine.request import Sequence
+from purvey.engine.request import Picture, Sequence
+from purvey.engine.seeing.sight import Sight
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.models.chat import ChatTemplate
 from purvey.models.language import eos_ids_of
+from purvey.models.seeing.network import HELD_ID
 from purvey.models.tokenizer import Tokenizer
 
 
@@ -25,6 +27,7 @@ class Door:
         vocabulary_size: Token ids it has a row for.
         context_tokens: Longest prompt plus output.
         cache_tokens: Positions that the whole cache holds; an output's last token needs none.
+        sight: Sees images; None where the model reads text alone.
     """
 
     def __init__(
@@ -36,8 +39,9 @@ class Door:
         vocabulary_size: int,
         context_tokens: int,
         cache_tokens: int,
+        sight: Sight | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._sight = tokenizer, sight
         self._vocabulary_size, self._context_tokens = vocabulary_size, context_tokens
         self._cache_tokens = cache_tokens
         self._voice = Voice(
@@ -58,8 +62,17 @@ class Door:
         Raises:
             InvalidValueError: It is empty, the template refuses it, or an id is out of range.
             UnsupportedValueError: A conversation for a model without chat template, or one
-                whose template would leave out what it holds.
+                whose template would leave out what it holds; or one with an image, which is more
+                than token ids.
         """
+        if isinstance(prompt, ChatPrompt) and prompt.images:
+            raise UnsupportedValueError(
+                "an image is seen where its conversation is answered, and nowhere else yet.",
+                param="messages",
+            )
+        return self._text_ids(prompt, voice)
+
+    def _text_ids(self, prompt: Prompt, voice: Voice | None) -> list[int]:
         match prompt:
             case ChatPrompt(messages=messages):
                 template = (voice or self._voice).template
@@ -125,7 +138,9 @@ class Door:
         """
         prompt, sampling, voice = request.prompt, request.sampling, voice or self._voice
         self._check_bias(sampling)
-        ids = self.encode(prompt, voice)
+        text_ids = self._text_ids(prompt, voice)
+        picture = self._picture(prompt)
+        ids = text_ids if picture is None else [HELD_ID] * picture.num_tokens + text_ids
         left = min(self._context_tokens, self._cache_tokens + 1) - len(ids)
         num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
         self._check_context(len(ids), num_new, _param(prompt))
@@ -140,23 +155,31 @@ class Door:
             project=request.salt,
             salt=request.salt,
             adapter=voice.adapter,
+            picture=picture,
             priority=request.priority,
             deadline_s=request.deadline_s,
         )
         grammar = grammar_of(prompt, sampling, voice.template)
         reader = None
         if not is_background:  # which is scored afterwards, as it was written
-            reader = reader_of(prompt, ids, sampling, voice.template, self._tokenizer)
+            reader = reader_of(prompt, text_ids, sampling, voice.template, self._tokenizer)
         return Generation(
             sequence,
             tokenizer=self._tokenizer,
             stop_ids=voice.stop_ids,
             reply=reply,
-            echo=self._text(prompt, ids) if sampling.echo else None,
+            echo=self._text(prompt, text_ids) if sampling.echo else None,
             guide=voice.grammars.guide(grammar) if grammar else None,
             reader=reader,
             marks=marks_of(voice.template) if reader else (),
         )
+
+    def _picture(self, prompt: Prompt) -> Picture | None:
+        if self._sight is not None:
+            return self._sight.see(prompt)
+        if isinstance(prompt, ChatPrompt) and prompt.images:
+            raise UnsupportedValueError("this model reads text alone.", param="messages")
+        return None
 
     def _grammars_until(self, stop_ids: frozenset[int]) -> Grammars:
         return Grammars(self._tokenizer, stop_ids=stop_ids, vocabulary_size=self._vocabulary_size)

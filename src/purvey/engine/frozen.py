@@ -22,6 +22,7 @@ from torch.nn.functional import embedding
 
 from purvey.engine.adapters.sites import DOWN, OUTPUT, QKV
 from purvey.engine.adapters.step import StepAdditions
+from purvey.engine.batch import Given
 from purvey.engine.linears.base import LinearFactory, joined
 from purvey.engine.linears.float32 import Float32Linears
 from purvey.engine.linears.pointwise import RowNorm, rotated, turned_sines
@@ -79,14 +80,18 @@ class FrozenDecoder:
         positions_T: Tensor,
         attend: Attention,
         additions: StepAdditions | None = None,
+        given: Given | None = None,
     ) -> Tensor:
         """Return the normalised final states `x_TD` of packed tokens; as `Decoder.hidden`.
 
-        What adapters add, they add to what the joined layers give.
+        What adapters add, they add to what the joined layers give. Rows that are given stand in
+        the place of those that their tokens would have.
         """
         x_TD = embedding(tokens_T, self._embedding_VD).float()
         if self.config.embedding_scale != 1.0:
             x_TD = x_TD * self.config.embedding_scale
+        if given is not None:
+            x_TD = torch.index_copy(x_TD, 0, given.rows_G, given.x_GD)
         looked_up: dict[int, Angles] = {id(None): None}
         for layer, table in zip(self._layers, self._angles, strict=True):
             if table is not None and id(table) not in looked_up:  # layers share their tables

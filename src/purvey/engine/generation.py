@@ -66,7 +66,7 @@ class Generation:
         self._reply, self._echo, self._guide = reply, echo, guide
         sampling = sequence.sampling
         self._num_logprobs = sampling.num_logprobs
-        prompt = sequence.tokens[: sequence.num_prompt]
+        prompt = sequence.tokens[sequence.num_pictured : sequence.num_prompt]
         self._output = TextOutput(tokenizer.stream(after=prompt, shown=marks), sampling.stop)
         self._reader = reader
         needed = Adjustment.is_needed(sampling)

@@ -4,14 +4,33 @@ Torch-free: the scheduler and its tests see nothing else.
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from purvey.contracts.sampling import Sampling
 from purvey.engine.adapters.roster import Adapter
 from purvey.engine.blocks import BlockId
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 GREEDY = Sampling(temperature=0.0)
 BACKGROUND_LEVEL = -6
 """Level of background work when it comes, in the steps of `admission/policy.py`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """What a sequence begins with where it begins with an image; equal only to itself.
+
+    Args:
+        digest: Of the image: equal ones give equal rows.
+        num_tokens: Positions that it takes.
+        x_ND: A row of the decoder's stream for each, float32.
+    """
+
+    digest: bytes
+    num_tokens: int
+    x_ND: "Tensor"  # noqa: N815 (tensors carry their axes)
 
 
 @dataclass(kw_only=True)
@@ -24,7 +43,7 @@ class Sequence:
 
     Args:
         request_id: Whose it is; unique among the sequences of one engine.
-        tokens: The prompt, then every output token in order.
+        tokens: The prompt, then every output token in order; any ids where a picture stands.
         num_prompt: How many of `tokens` were given.
         max_new_tokens: Output tokens at most; 0 only reads the prompt.
         sampling: How output tokens are chosen.
@@ -35,6 +54,7 @@ class Sequence:
         salt: Sequences of another salt never see what this one has in the cache.
         adapter: What computes beside the base; one of another adapter, or of none, never sees
             what this one has in the cache either.
+        picture: What its first positions hold instead of tokens, if anything.
         priority: Higher ones are admitted first.
         deadline_s: Seconds within which it must have started, or None.
         arrived_s: When it was accepted, by the engine's monotonic clock.
@@ -54,6 +74,7 @@ class Sequence:
     project: str = ""
     salt: str = ""
     adapter: Adapter | None = None
+    picture: Picture | None = None
     priority: int = 0
     deadline_s: float | None = None
     arrived_s: float = 0.0
@@ -68,6 +89,11 @@ class Sequence:
     def level(self) -> int:
         """Level at which it comes."""
         return BACKGROUND_LEVEL if self.is_background else self.priority
+
+    @property
+    def num_pictured(self) -> int:
+        """Positions of the prompt that hold no token."""
+        return 0 if self.picture is None else self.picture.num_tokens
 
     @property
     def num_pending(self) -> int:

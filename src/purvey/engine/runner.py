@@ -63,7 +63,9 @@ class Runner:
         """Return the logits of each span's wanted rows, perhaps of none."""
         attend = PagedAttention(self.cache, batch)
         additions = None if self._adaptation is None else self._adaptation.of(batch)
-        x_TD = self._decoder.hidden(batch.tokens_T, batch.positions_T, attend, additions)
+        x_TD = self._decoder.hidden(
+            batch.tokens_T, batch.positions_T, attend, additions, batch.given
+        )
         logits_RV = self._decoder.logits(x_TD[batch.wanted_R])
         parts = torch.split(logits_RV, [len(span.wanted) for span in batch.spans])
         return [HostLogits(part_RV) for part_RV in parts]

@@ -64,7 +64,15 @@ class Decoder(nn.Module):
             positions_T: Position of each within its sequence (int64).
             attend: Knows which rows belong together; called once per layer, in order.
         """
-        x_TD = self.embed_tokens(tokens_T) * self.config.embedding_scale
+        return self.states(self.embedded(tokens_T), positions_T, attend)
+
+    def embedded(self, tokens_T: Tensor) -> Tensor:
+        """Return the stream `x_TD` before the first layer."""
+        x_TD: Tensor = self.embed_tokens(tokens_T) * self.config.embedding_scale
+        return x_TD
+
+    def states(self, x_TD: Tensor, positions_T: Tensor, attend: Attention) -> Tensor:
+        """Return the normalised final states of rows as they enter the first layer; as `hidden`."""
         for block, angles in zip(self.layers, self.rotary.angles(positions_T), strict=True):
             if self.is_recomputed and torch.is_grad_enabled():
                 x_TD = _recomputed(block, x_TD, angles, attend)

@@ -1,10 +1,10 @@
 """What the cache knows already: blocks found by the tokens that they and all before them hold.
 
-A block's name is a hash over its parent's name, its tokens, the salt and the adapter, so that a
-name says everything that the block's keys and values depend on. Two things more, for equal bits
-(`attention/`): the prompt's last, incomplete tile and every output token are computed in shapes
-that follow from the prompt's length, so the names of their blocks hold that length; and a hit
-ends where a tile of the prompt ends, or past the prompt, where rows are computed one by one.
+A block's name is a hash over its parent's name, its tokens, the salt, the adapter and the picture,
+so that a name says everything that the block's keys and values depend on. Two things more, for
+equal bits (`attention/`): the prompt's last, incomplete tile and every output token are computed in
+shapes that follow from the prompt's length, so the names of their blocks hold that length; and a
+hit ends where a tile of the prompt ends, or past the prompt, where rows are computed one by one.
 
 Sharing blocks by hash chains: Kwon et al. 2023, "Efficient Memory Management for Large Language
 Model Serving with PagedAttention", section 4.4; finding them after their holders are gone: Zheng
@@ -157,6 +157,8 @@ class PrefixCache:
 
 def _root(sequence: Sequence) -> bytes:
     root = hashlib.sha256(b"purvey.prefix\0" + sequence.salt.encode()).digest()
-    if sequence.adapter is None:
-        return root
-    return hashlib.sha256(root + sequence.adapter.digest.encode()).digest()
+    if sequence.adapter is not None:
+        root = hashlib.sha256(root + sequence.adapter.digest.encode()).digest()
+    if sequence.picture is not None:
+        root = hashlib.sha256(root + b"purvey.picture\0" + sequence.picture.digest).digest()
+    return root

@@ -21,9 +21,10 @@ from purvey.engine.linears.rows import row_linear
 from purvey.errors import InternalError
 from purvey.models.attention.packed import PackedAttention
 from purvey.models.encoder.framing import Framed
-from purvey.models.encoder.loading import EmbeddingModel, EncoderWeights
+from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.encoder.network import Encoder
 from purvey.models.encoder.pooling import pooled, unit
+from purvey.models.encoder.reading import EncoderWeights
 
 _BYTES_PER_FLOAT = 4
 
@@ -39,7 +40,8 @@ class Vectors:
         self._pooling, network = model.setup.pooling, model.network
         self._network: Encoder | FrozenDecoder
         if isinstance(network, EncoderWeights):
-            self._network = Encoder(network.config, network.tensors, linear=row_linear)
+            with torch.inference_mode():
+                self._network = Encoder(network.config, network.tensors, linear=row_linear)
             self.num_parameters = self._network.num_parameters
             self.num_bytes = self.num_parameters * _BYTES_PER_FLOAT
         else:
@@ -62,7 +64,7 @@ class Vectors:
         assert isinstance(self._network, Encoder), "only encoders score pairs"
         lengths = [len(pair) for pair in pairs]
         first_SD = pooled(self._hidden(pairs, lengths), lengths, "cls")
-        score_S = _finite(self._network.scores(first_SD))
+        score_S = _finite(self._network.logits(first_SD)[:, 0])
         return [score.double().sigmoid() for score in score_S]
 
     def _hidden(self, texts: Sequence[Framed], lengths: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ Shape letters, this file only:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -81,12 +82,11 @@ class Layer(nn.Module):
         return x_BND + added_BND
 
 
-class ViT(nn.Module):
-    """The network.
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What fixes an encoder's shape.
 
     Args:
-        spec: The images; a part of a patch below or to the right counts as one.
-        num_outputs: Logits of each.
         width: Of the residual stream, a multiple of 4.
         depth: Layers.
         heads: A divisor of `width`.
@@ -94,38 +94,82 @@ class ViT(nn.Module):
         dropout: As in `Layer`.
     """
 
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    dropout: float
+
+
+class PatchEncoder(nn.Module):
+    """Images to a vector for each patch, row by row from the top left.
+
+    Args:
+        spec: The images; a part of a patch below or to the right counts as one.
+        sizes: Its shape.
+    """
+
     positions: Tensor
 
-    def __init__(
-        self,
-        spec: ImageSpec,
-        *,
-        num_outputs: int,
-        width: int,
-        depth: int,
-        heads: int,
-        patch: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, spec: ImageSpec, sizes: Sizes) -> None:
         super().__init__()
+        width, patch = sizes.width, sizes.patch
         self.patches = _patches(spec.channels, width, patch)
         positions_ND = _positions(-(-spec.height // patch), -(-spec.width // patch), width)
         self.register_buffer("positions", positions_ND, persistent=False)
         self.layers = nn.Sequential(
-            *(Layer(width, heads=heads, dropout=dropout) for _ in range(depth))
+            *(Layer(width, heads=sizes.heads, dropout=sizes.dropout) for _ in range(sizes.depth))
         )
         self.norm = nn.LayerNorm(width, eps=_EPSILON)
-        self.head = nn.Linear(width, num_outputs)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return `x_BND`, normalised, of float32 images."""
+        x_BDYX = self.patches(x_BCHW)
+        x_BND = x_BDYX.flatten(2).transpose(1, 2) + self.positions
+        normed_BND: Tensor = self.norm(self.layers(x_BND))
+        return normed_BND
+
+
+class ViT(PatchEncoder):
+    """The network.
+
+    Args:
+        spec: As in `PatchEncoder`.
+        sizes: As in `PatchEncoder`.
+        num_outputs: Logits of each.
+    """
+
+    def __init__(self, spec: ImageSpec, sizes: Sizes, *, num_outputs: int) -> None:
+        super().__init__(spec, sizes)
+        self.head = nn.Linear(sizes.width, num_outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return `logits_BL` of float32 images."""
-        x_BDYX = self.patches(x_BCHW)
-        x_BND = x_BDYX.flatten(2).transpose(1, 2) + self.positions
-        x_BND = self.norm(self.layers(x_BND))
-        logits_BL: Tensor = self.head(x_BND.mean(1))
+        logits_BL: Tensor = self.head(super().forward(x_BCHW).mean(1))
         return logits_BL
+
+
+def sizes_asked(fields: Fields, spec: ImageSpec) -> Sizes:
+    """Return the hyperparameters of an encoder, those of `HYPERPARAMETERS`.
+
+    Raises:
+        InvalidValueError: One is out of range, or does not fit the images.
+    """
+    width = fields.count("width", default=128, at_most=LARGEST_WIDTH)
+    if width % 4:
+        raise fields.refusal("width", "must be a multiple of 4")
+    heads = fields.count("heads", default=max(1, width // _HEAD_SIZE))
+    if width % heads:
+        raise fields.refusal("heads", f"must divide width, which is {width}")
+    return Sizes(
+        width=width,
+        depth=depth_asked(fields, default=4),
+        heads=heads,
+        patch=_patch(fields, spec),
+        dropout=fields.fraction("dropout", default=0.0),
+    )
 
 
 def _linear(in_size: int, out_size: int) -> nn.Linear:
@@ -164,21 +208,7 @@ def _positions(down: int, across: int, width: int) -> Tensor:
 def _build(inputs: Mapping[str, InputSpec], num_outputs: int, fields: Fields) -> nn.Module:
     fields.refuse_unknown(HYPERPARAMETERS)
     spec = only_image(inputs, architecture=ARCHITECTURE.name)
-    width = fields.count("width", default=128, at_most=LARGEST_WIDTH)
-    if width % 4:
-        raise fields.refusal("width", "must be a multiple of 4")
-    heads = fields.count("heads", default=max(1, width // _HEAD_SIZE))
-    if width % heads:
-        raise fields.refusal("heads", f"must divide width, which is {width}")
-    return ViT(
-        spec,
-        num_outputs=num_outputs,
-        width=width,
-        depth=depth_asked(fields, default=4),
-        heads=heads,
-        patch=_patch(fields, spec),
-        dropout=fields.fraction("dropout", default=0.0),
-    )
+    return ViT(spec, sizes_asked(fields, spec), num_outputs=num_outputs)
 
 
 def _patch(fields: Fields, spec: ImageSpec) -> int:

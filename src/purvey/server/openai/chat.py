@@ -25,6 +25,7 @@ from purvey.server.native.profiles import with_profile
 from purvey.server.openai.calling.answers import AnsweredCall, collected, streamed
 from purvey.server.openai.chat_request import ChatRequest, asked
 from purvey.server.openai.logprobs import ChatLogprobs, chat_logprobs
+from purvey.server.openai.pictures import pictures
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
@@ -111,10 +112,11 @@ async def create(call: Caller, body: ChatRequest) -> Response:
 
     With `stream: true` the answer is a stream of server-sent events, each a
     `chat.completion.chunk`, closed by `[DONE]`; an error meanwhile is one event with `error`,
-    and then the stream ends without `[DONE]`.
+    and then the stream ends without `[DONE]`. A model of the task `image-text-to-text` takes one
+    image part, whose place in the prompt is counted in tokens as text is.
     """
     body = await with_profile(call, body, model=body.model)
-    wanted = asked(body)
+    wanted = asked(body, await pictures(call, body.messages, model=body.model))
     if body.stream:
         return await sse.stream(call, _chunks(call, body, wanted))
     output = await while_present(call.request, collect(call, wanted))

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from purvey.contracts.engine import ChatPrompt
+from purvey.contracts.engine import ChatPrompt, ImageInput
 from purvey.contracts.limits import LIMITS
 from purvey.errors import InvalidValueError, UnsupportedValueError
 from purvey.server.generation import Asked
@@ -100,8 +100,12 @@ class ChatRequest(SamplingFields):
     prompt_cache_retention: str | None = Field(None, description=IGNORED)
 
 
-def asked(body: ChatRequest) -> Asked:
+def asked(body: ChatRequest, images: tuple[ImageInput, ...] = ()) -> Asked:
     """Turn a request into what is generated.
+
+    Args:
+        body: The request.
+        images: Those of its messages.
 
     Raises:
         UserError: Its fields contradict each other, or hold what is not supported.
@@ -133,9 +137,10 @@ def asked(body: ChatRequest) -> Asked:
         tool_use=use,
     )
     prompt = ChatPrompt(
-        messages=turns(body.messages),
+        messages=turns(body.messages, has_images=bool(images)),
         tools=tools,
         enable_thinking=None if switches is None else switches.enable_thinking,
+        images=images,
     )
     return Asked(
         kind="chat",

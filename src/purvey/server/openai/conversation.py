@@ -23,13 +23,25 @@ PartType = Literal["text", "refusal", "image_url", "input_audio", "file"]
 CallId = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class ImagePart(Body):
+    """Where an image is: models see it at their own size, whatever `detail` says."""
+
+    url: str = Field(
+        description="A base64 data URL, the id of an uploaded file, or an https:// address of a "
+        "host that the operator allows."
+    )
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="Accepted and ignored.")
+
+
 class ContentPart(Body):
-    """One part of a message. Only `text` is supported so far."""
+    """One part of a message: text, or for a model that sees, in a user's message, an image."""
 
     type: PartType
     text: str | None = None
     refusal: object = Field(None, description="Not supported.")
-    image_url: object = Field(None, description="Not supported by chat yet; see /v1/classify.")
+    image_url: ImagePart | None = Field(
+        None, description="For models of the task image-text-to-text, one in a conversation."
+    )
     input_audio: object = Field(None, description="Not supported yet.")
     file: object = Field(None, description="Not supported yet.")
     prompt_cache_breakpoint: object = Field(None, description="Accepted and ignored.")
@@ -75,8 +87,12 @@ class Message(Body):
     )
 
 
-def turns(messages: list[Message]) -> tuple[ChatMessage, ...]:
+def turns(messages: list[Message], *, has_images: bool = False) -> tuple[ChatMessage, ...]:
     """Turn messages into plain turns.
+
+    Args:
+        messages: As the request has them.
+        has_images: Whether image parts are read by somebody else, and no part of the text.
 
     Raises:
         UnsupportedValueError: A message holds what chat does not support yet.
@@ -86,7 +102,7 @@ def turns(messages: list[Message]) -> tuple[ChatMessage, ...]:
     plain: list[ChatMessage] = []
     known: set[str] = set()
     for i, message in enumerate(messages):
-        plain.append(_turn(message, f"messages.{i}", known))
+        plain.append(_turn(message, f"messages.{i}", known, has_images=has_images))
         known.update(call.id for call in plain[-1].tool_calls)
     total = sum(map(_num_chars, plain))
     if total > LIMITS.prompt_chars:
@@ -102,7 +118,7 @@ def _num_chars(turn: ChatMessage) -> int:
     return len(turn.content) + len(turn.reasoning or "") + calls
 
 
-def _turn(message: Message, at: str, known: set[str]) -> ChatMessage:
+def _turn(message: Message, at: str, known: set[str], *, has_images: bool) -> ChatMessage:
     """Turn one message into a plain turn; `known` are the ids of the calls before it."""
     for name in ("audio", "function_call", "refusal"):
         if getattr(message, name) not in (None, []):
@@ -113,7 +129,7 @@ def _turn(message: Message, at: str, known: set[str]) -> ChatMessage:
     _check_belongings(message, at, known)
     return ChatMessage(
         role=role,
-        content=_text(message, at),
+        content=_text(message, at, has_images=has_images),
         name=message.name,
         tool_calls=tuple(
             _call(call, f"{at}.tool_calls.{i}.function.arguments")
@@ -158,14 +174,18 @@ def _call(call: MessageCall, at: str) -> ToolCall:
     return ToolCall(id=call.id, name=call.function.name, arguments=arguments)
 
 
-def _text(message: Message, at: str) -> str:
+def _text(message: Message, at: str, *, has_images: bool) -> str:
     if isinstance(message.content, str):
         return message.content
     if message.content is None:
         if message.tool_calls:
             return ""
         raise _unsupported(f"{at}.content", "a message must have content.")
-    return "".join(_part_text(part, f"{at}.content.{i}") for i, part in enumerate(message.content))
+    return "".join(
+        _part_text(part, f"{at}.content.{i}")
+        for i, part in enumerate(message.content)
+        if not (has_images and part.type == "image_url")
+    )
 
 
 def _part_text(part: ContentPart, at: str) -> str:

@@ -1,0 +1,73 @@
+"""The image of a conversation, for a model that sees: read here, and opened elsewhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from purvey.contracts.engine import ImageInput
+from purvey.errors import InvalidValueError, UnsupportedValueError
+from purvey.server.media import picture
+from purvey.server.openai.conversation import ImagePart, Message
+from purvey.server.policy import Call
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """An image part: where it stands, in which role's message, and what it gives."""
+
+    at: str
+    role: str
+    given: ImagePart | None
+
+
+async def pictures(call: Call, messages: list[Message], *, model: str) -> tuple[ImageInput, ...]:
+    """Return the encoded images of a conversation; none for one of text alone.
+
+    Nothing is fetched before it is known that the model takes it.
+
+    Raises:
+        ModelNotFoundError: No such model, or another project's.
+        UnsupportedValueError: The model reads text alone, or a part stands where none may.
+        InvalidValueError: There is more than one, or a part is not whole.
+        PurveyError: As `media.picture`.
+    """
+    parts = list(_parts(messages))
+    if not parts:
+        return ()
+    served = await call.services.deployments.directory.served(call.project_id, model)
+    if served.record.task != "image-text-to-text":
+        raise UnsupportedValueError(
+            f"parts of type 'image_url' are not supported by {model!r}, which reads text alone.",
+            param=f"{parts[0].at}.type",
+            hint="Ask a model that was trained for image-text-to-text.",
+        )
+    urls = [_url(part) for part in parts]
+    if len(urls) > 1:
+        raise InvalidValueError(
+            "the model sees one image in a conversation, and this is the second.",
+            param=f"{parts[1].at}.image_url",
+            hint="Begin another conversation for it.",
+        )
+    param = f"{parts[0].at}.image_url.url"
+    return (ImageInput(data=await picture(call, urls[0], param=param)),)
+
+
+def _parts(messages: list[Message]) -> Iterator[_Part]:
+    for i, message in enumerate(messages):
+        if isinstance(message.content, list):
+            for j, part in enumerate(message.content):
+                if part.type == "image_url":
+                    at = f"messages.{i}.content.{j}"
+                    yield _Part(at=at, role=message.role, given=part.image_url)
+
+
+def _url(part: _Part) -> str:
+    if part.role != "user":
+        raise UnsupportedValueError(
+            f"an image stands in a user's message, not in one of {part.role!r}.",
+            param=f"{part.at}.type",
+        )
+    if part.given is None:
+        raise InvalidValueError(
+            "an image part must have an image_url.", param=f"{part.at}.image_url"
+        )
+    return part.given.url
