@@ -118,9 +118,18 @@ def tokenizer_of(family: str) -> Tokenizer:
 
 
 def write_encoder(
-    folder: Path, family: str, *, is_ranker: bool = False, shards: str = "1GB", **more: Any
+    folder: Path,
+    family: str,
+    *,
+    is_ranker: bool = False,
+    num_labels: int = 0,
+    shards: str = "1GB",
+    **more: Any,
 ) -> PreTrainedModel:
-    """Write a random encoder with its tokenizer, and return it in evaluation mode."""
+    """Write a random encoder with its tokenizer, and return it in evaluation mode.
+
+    A ranker is a classifier of one label.
+    """
     config_class, model_class, ranker_class, sizes = FAMILIES[family]
     tokenizer = tokenizer_of(family)
     pad = 1 if "roberta" in family else 0
@@ -128,8 +137,9 @@ def write_encoder(
     config = config_class(**{"vocab_size": size, "pad_token_id": pad, **sizes, **more})
     torch.manual_seed(5)
     model: PreTrainedModel
-    if is_ranker:
-        config.num_labels = 1
+    num_labels = 1 if is_ranker else num_labels
+    if num_labels:
+        config.num_labels = num_labels
         model = ranker_class(config)
     else:
         model = model_class(config)

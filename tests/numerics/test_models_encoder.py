@@ -242,7 +242,7 @@ def test_vectors_that_are_not_made_for_it_are_not_cut(tmp_path: Path) -> None:
         ({"vocab_size": 70}, "words.weight"),
         ({"auto_map": {"AutoModel": "m.M"}}, "auto_map"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"architectures": ["BertForSequenceClassification"]}, "id2label"),
+        ({"architectures": ["BertForSequenceClassification"]}, "no model for text-classification"),
         (
             {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "x"}},
             "head.out.bias",

@@ -5,7 +5,7 @@ would change the arithmetic in a way we do not compute are refused by name. Defa
 fields are those of `transformers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from purvey.models.folder.config_fields import Fields
 
 FAMILIES: tuple[EncoderFamily, ...] = get_args(EncoderFamily)
 HeadActivation = Literal["tanh", "relu"]
+_ONE_OF_SEVERAL = "single_label_classification"
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -28,8 +29,17 @@ _NAMES = {
     "num_hidden_layers": "n_layers",
     "num_attention_heads": "n_heads",
     "hidden_act": "activation",
+    "hidden_dropout_prob": "dropout",
 }
 """What DistilBERT calls a field."""
+_WRITTEN: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+_CLASSES: dict[EncoderFamily, str] = {
+    "bert": "Bert",
+    "distilbert": "DistilBert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+}
+"""How the names of the library's classes begin."""
 _VOCABULARY: dict[EncoderFamily, int] = {
     "bert": 30_522,
     "distilbert": 30_522,
@@ -54,8 +64,10 @@ class EncoderConfig:
         num_types: Rows of the segment embedding; 0 where there is none.
         activation: Of the MLP.
         norm_epsilon: Added to the variance in LayerNorm.
-        has_head: Whether it ends in one score of the first token's state.
+        has_head: Whether it ends in scores of the first token's state.
+        num_labels: How many; one ranks pairs.
         head_activation: Between the two layers of that head.
+        dropout: Probability of dropping a value of what is added to the stream, while training.
     """
 
     family: EncoderFamily
@@ -70,7 +82,9 @@ class EncoderConfig:
     activation: Activation
     norm_epsilon: float
     has_head: bool = False
+    num_labels: int = 1
     head_activation: HeadActivation = "tanh"
+    dropout: float = 0.1
 
     @property
     def head_size(self) -> int:
@@ -87,8 +101,8 @@ def from_hf(values: Mapping[str, Any]) -> EncoderConfig:
     """Read the content of a `config.json`.
 
     Raises:
-        InvalidCheckpointError: The file names code, is of another family, misses a field, asks for
-            arithmetic that is not implemented, or is of a classifier of several labels.
+        InvalidCheckpointError: The file names code, is of another family, misses a field, or asks
+            for arithmetic that is not implemented.
     """
     fields = Fields(values)
     fields.refuse_code()
@@ -100,8 +114,8 @@ def from_hf(values: Mapping[str, Any]) -> EncoderConfig:
         return _NAMES[usual] if is_distilled else usual
 
     has_head = is_classifier(values)
-    if has_head and num_labels(values) != 1:
-        raise fields.refusal("id2label", f"has {num_labels(values)} labels; one is scored")
+    if has_head and num_labels(values) > 1:
+        fields.choice("problem_type", (_ONE_OF_SEVERAL,), default=_ONE_OF_SEVERAL)
     act = fields.choice(name("hidden_act"), tuple(_ACTIVATIONS), default="gelu")
     config = EncoderConfig(
         family=family,
@@ -116,7 +130,9 @@ def from_hf(values: Mapping[str, Any]) -> EncoderConfig:
         activation=_ACTIVATIONS[act],
         norm_epsilon=1e-12 if is_distilled else fields.number("layer_norm_eps", default=1e-12),
         has_head=has_head,
+        num_labels=num_labels(values) if has_head else 1,
         head_activation="relu" if is_distilled else "tanh",
+        dropout=fields.fraction(name("hidden_dropout_prob"), default=0.1),
     )
     _check(config, fields)
     return config
@@ -142,3 +158,38 @@ def _refuse_unsupported(fields: Fields) -> None:
             raise fields.refusal(name, "is not implemented")
     if fields.values.get("quantization_config"):
         raise fields.refusal("quantization_config", "is not implemented; export full weights")
+
+
+def to_hf(config: EncoderConfig, *, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the content of a `config.json` that `transformers` reads as the same encoder.
+
+    Args:
+        config: Its shape.
+        labels: What its scores are of; empty without a head.
+    """
+    is_distilled = config.family == "distilbert"
+    written: dict[str, Any] = {  # JSON values
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.mlp_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "hidden_act": _WRITTEN[config.activation],
+        "hidden_dropout_prob": config.dropout,
+    }
+    if is_distilled:
+        written = {_NAMES[name]: value for name, value in written.items()}
+        written["attention_dropout"] = config.dropout
+    else:
+        written["attention_probs_dropout_prob"] = config.dropout
+        written |= {"type_vocab_size": config.num_types, "layer_norm_eps": config.norm_epsilon}
+    written |= {
+        "vocab_size": config.vocabulary_size,
+        "max_position_embeddings": config.num_positions,
+        "pad_token_id": max(0, config.first_position - 1),
+    }
+    if labels:
+        written["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        written["label2id"] = {label: number for number, label in enumerate(labels)}
+    kind = "ForSequenceClassification" if config.has_head else "Model"
+    named = {"model_type": config.family, "architectures": [f"{_CLASSES[config.family]}{kind}"]}
+    return named | written | {"dtype": "float32"}

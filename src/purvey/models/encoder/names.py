@@ -44,6 +44,14 @@ _HEADS: Mapping[EncoderFamily, dict[str, str]] = {
     "roberta": _ROBERTA_HEAD,
     "xlm-roberta": _ROBERTA_HEAD,
 }
+_PREFIXES: Mapping[EncoderFamily, str] = {
+    "bert": "bert.",
+    "distilbert": "distilbert.",
+    "roberta": "roberta.",
+    "xlm-roberta": "roberta.",
+}
+"""What stands before the names of a model that has a head."""
+_OUR_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 _MODEL = re.compile(r"(?:bert|roberta|distilbert)\.")
 _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d{1,4})\.(.+)")
 _LEGACY = {"gamma": "weight", "beta": "bias"}
@@ -93,9 +101,29 @@ def _shapes(config: EncoderConfig) -> Iterator[tuple[str, Shape]]:
             yield from _pair(f"{at}.{name}", (width,))
     if config.has_head:
         yield from _pair("head.dense", (width, width))
-        yield from _pair("head.out", (1, width))
+        yield from _pair("head.out", (config.num_labels, width))
 
 
 def _pair(name: str, shape: Shape) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", shape
     yield f"{name}.bias", shape[:1]
+
+
+def their_name(ours: str, config: EncoderConfig) -> str:
+    """Translate our name of a tensor into that of a checkpoint; inverse of `our_name`."""
+    stem, _, kind = ours.rpartition(".")
+    prefix = _PREFIXES[config.family] if config.has_head else ""
+    layer = _OUR_LAYER.fullmatch(stem)
+    if layer is not None:
+        is_distilled = config.family == "distilbert"
+        table = _inverted(_DISTILBERT_LAYER if is_distilled else _BERT_LAYER)
+        tower = "transformer" if is_distilled else "encoder"
+        return f"{prefix}{tower}.layer.{layer[1]}.{table[layer[2]]}.{kind}"
+    head = _inverted(_HEADS[config.family]).get(stem)
+    if head is not None:  # of a head only the pooler is inside the model
+        return f"{prefix if head.startswith('pooler.') else ''}{head}.{kind}"
+    return f"{prefix}{_inverted(_EMBEDDINGS)[stem]}.{kind}"
+
+
+def _inverted(table: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in table.items()}

@@ -1,0 +1,1 @@
+"""Networks of other modalities than text that `transformers` computes, served and trained."""

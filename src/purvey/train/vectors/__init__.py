@@ -1,0 +1,1 @@
+"""Learning vectors of texts."""

@@ -1,0 +1,1 @@
+"""Jobs whose network is an encoder: opened or built, then taught vectors or labels."""
