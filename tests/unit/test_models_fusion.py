@@ -17,8 +17,8 @@ from purvey.contracts.model import (
 )
 from purvey.errors import InvalidValueError
 from purvey.models.folder.config_fields import Fields
-from purvey.models.networks.fusion import HOWS, build
-from purvey.models.networks.modalities import MOST_TEXT_BYTES, encoder_of
+from purvey.models.networks.fusion import JOINTS, Product, build
+from purvey.models.networks.modalities import MOST_TEXT_BYTES, Tokens, encoder_of
 
 SPECS: dict[str, InputSpec] = {
     "photo": ImageSpec(height=20, width=33),
@@ -51,7 +51,7 @@ def rows(number: int, names: Sequence[str] = tuple(SPECS)) -> list[Tensor]:
     return [made[name] for name in names]
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", JOINTS)
 def test_a_row_is_the_same_alone_and_in_company(how: str) -> None:
     made, inputs = network(how), rows(9)
     together = made(*inputs)
@@ -61,7 +61,7 @@ def test_a_row_is_the_same_alone_and_in_company(how: str) -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", JOINTS)
 @pytest.mark.parametrize("name", SPECS)
 def test_every_input_counts_and_is_enough(how: str, name: str) -> None:
     made, inputs = network(how, {name: SPECS[name]}), rows(6, [name])
@@ -72,7 +72,7 @@ def test_every_input_counts_and_is_enough(how: str, name: str) -> None:
     assert all(p.grad is not None for p in made.parameters())
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", JOINTS)
 def test_the_length_of_the_padding_changes_nothing(how: str) -> None:
     text = "图里是什么? what is it?".encode()
     codes = torch.tensor([[byte + 1 for byte in text]])
@@ -99,14 +99,14 @@ def test_a_text_of_any_length_has_few_tokens_and_loses_no_byte(length: int) -> N
         assert not torch.equal(encoder(other).x, tokens.x), place
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", JOINTS)
 def test_an_empty_text_is_finite(how: str) -> None:
     made = network(how, {"note": TextSpec(max_bytes=90), "age": NumberSpec()})
     outputs = made(torch.zeros(2, 90, dtype=torch.int64), torch.tensor([0.0, 1.0]))
     assert torch.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", JOINTS)
 def test_a_number_of_any_size_is_finite(how: str) -> None:
     made = network(how, {"age": NumberSpec()})
     outputs = made(torch.tensor([1e38, float("inf"), 100.0, -float("inf")]))
@@ -165,3 +165,14 @@ def test_an_input_that_is_not_taken_is_refused(spec: InputSpec, param: str) -> N
 def test_there_is_at_least_one_input() -> None:
     with pytest.raises(InvalidValueError, match="at least one input"):
         network("concatenation", {})
+
+
+def test_a_product_holds_every_pair() -> None:
+    torch.manual_seed(2)
+    joint = Product(num_inputs=3, width=32, depth=1, dropout=0.0)
+    seen: list[Tensor] = []
+    joint.entry.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    joint([Tokens(torch.randn(4, 2, 32), torch.ones(4, 2, dtype=torch.bool)) for _ in range(3)])
+    a, b, c, pairs = seen[0].chunk(4, dim=1)
+    # Sums of six products of values up to 1 in float32.
+    torch.testing.assert_close(pairs, a * b + a * c + b * c, rtol=0, atol=1e-5)

@@ -1,8 +1,9 @@
 """Any mix of pictures, sound, text, numbers and categories, fused into labels or one score.
 
 Each input becomes tokens by an encoder of its own. `concatenation` pools the tokens of each input
-and joins the results; `cross-attention` lets the tokens of all inputs attend to one another
-(Vaswani et al. 2017, with the norms first), and one more token gathers the answer.
+and joins the results; `product` multiplies them as well, pair by pair; `cross-attention` lets the
+tokens of all inputs attend to one another (Vaswani et al. 2017, with the norms first), and one more
+token gathers the answer.
 
 Shape letters, this file only:
     B = rows   T = tokens of one input, or of all   D = width   M = inputs   L = outputs
@@ -22,7 +23,6 @@ from purvey.models.folder.config_fields import Fields
 from purvey.models.networks.base import Architecture
 from purvey.models.networks.modalities import Tokens, encoder_of, small
 
-HOWS: Final = ("cross-attention", "concatenation")
 _HYPERPARAMETERS = ("how", "width", "depth", "dropout")
 _HEAD_WIDTH, _WIDEST, _DEEPEST = 32, 1_024, 32
 
@@ -71,6 +71,39 @@ class Concatenation(nn.Module):
     def forward(self, tokens: Sequence[Tokens]) -> Tensor:
         """Return `x_BD`."""
         x_BD: Tensor = self.entry(torch.cat([_pooled(one) for one in tokens], dim=1))
+        for layer in self.layers:
+            x_BD = layer(x_BD)
+        return x_BD
+
+
+class Product(nn.Module):
+    """Pool each input to one vector; layers over the vectors and what they have in common.
+
+    Values are from -1 to 1. What vectors have in common is the sum of their products, pair by pair
+    (Rendle 2010, eq. 3; Kim et al. 2017 for two).
+
+    Args:
+        num_inputs: M.
+        width: D.
+        depth: Layers.
+        dropout: Probability in [0, 1) of dropping a value of a layer while training.
+    """
+
+    def __init__(self, *, num_inputs: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.views = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_inputs))
+        self.entry = nn.Linear((num_inputs + 1) * width, width)
+        self.layers = nn.ModuleList(
+            Residual(width, _mlp(width), dropout=dropout) for _ in range(depth)
+        )
+
+    def forward(self, tokens: Sequence[Tokens]) -> Tensor:
+        """Return `x_BD`."""
+        seen_MBD = torch.stack(
+            [torch.tanh(view(_pooled(one))) for view, one in zip(self.views, tokens, strict=True)]
+        )
+        pairs_BD = (seen_MBD.sum(dim=0).square() - seen_MBD.square().sum(dim=0)) / 2
+        x_BD: Tensor = self.entry(torch.cat([*seen_MBD, pairs_BD], dim=1))
         for layer in self.layers:
             x_BD = layer(x_BD)
         return x_BD
@@ -155,17 +188,25 @@ def _pooled(tokens: Tokens) -> Tensor:
     return torch.cat([mean_BD, max_BD * is_real_BT1.any(dim=1)], dim=1)
 
 
+JOINTS: Final = {
+    "cross-attention": CrossAttention,
+    "concatenation": Concatenation,
+    "product": Product,
+}
+"""What joins the inputs, by the hyperparameter `how`."""
+
+
 def build(inputs: Mapping[str, InputSpec], num_outputs: int, fields: Fields) -> nn.Module:
     """Build the network.
 
-    Hyperparameters: `how` (`cross-attention` or `concatenation`), `width` (a multiple of 32),
-    `depth` (layers after the inputs are joined), `dropout`.
+    Hyperparameters: `how` (one of `JOINTS`), `width` (a multiple of 32), `depth` (layers after the
+    inputs are joined), `dropout`.
 
     Raises:
         InvalidValueError: Names the hyperparameter, or the input that is not taken.
     """
     fields.refuse_unknown(_HYPERPARAMETERS)
-    how = fields.choice("how", HOWS, default="cross-attention")
+    how = fields.choice("how", tuple(JOINTS), default="cross-attention")
     width = fields.count("width", default=64, at_most=_WIDEST)
     if width % _HEAD_WIDTH:
         raise fields.refusal("width", f"must be a multiple of {_HEAD_WIDTH} up to {_WIDEST}")
@@ -175,10 +216,9 @@ def build(inputs: Mapping[str, InputSpec], num_outputs: int, fields: Fields) -> 
         raise InvalidValueError(
             "the architecture 'fusion' needs at least one input.", param="recipe.dataset"
         )
-    kind = CrossAttention if how == "cross-attention" else Concatenation
     return Fusion(
         [encoder_of(spec, width=width) for spec in inputs.values()],
-        kind(num_inputs=len(inputs), width=width, depth=depth, dropout=dropout),
+        JOINTS[how](num_inputs=len(inputs), width=width, depth=depth, dropout=dropout),
         width=width,
         num_outputs=num_outputs,
     )

