@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-control check fix docs bench soak train faults gpu clean
+.PHONY: help demo test test-control check fix docs bench soak train faults gpu browser clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ faults: $(VENV)/.dev ## the full fault matrix
 
 gpu: $(VENV)/.dev ## exactness on a CUDA device, where there is one
 	$(BIN)/python -m pytest -m gpu
+
+browser: $(VENV)/.dev ## the report page in Chromium, which must be installed
+	$(BIN)/python -m pytest -m browser tests/console
 
 clean: ## remove the virtual environments and caches
 	rm -rf $(VENV) $(VENV)-control .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -30,6 +30,7 @@ from purvey.testing.model_folder import (
     TENSOR,
     safetensors_bytes,
     write_plausible_folder,
+    write_plausible_seer,
 )
 from purvey.testing.scripted_engine import ScriptedEngine
 
@@ -194,6 +195,16 @@ def _write_classifier(
 def echo(register: Callable[..., str]) -> str:
     """A registered language model that says the last turn again, one character a token."""
     return register("echo")
+
+
+@pytest.fixture(scope="module")
+def seer(http: httpx2.Client, api: "RunningServer") -> str:
+    """A registered model that sees, and says the last turn again."""
+    folder = write_plausible_seer(api.data_dir.parent / "models" / "seer")
+    answer = http.post("/v1/models", json={"id": "seer", "source": str(folder)})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["task"] == "image-text-to-text"
+    return "seer"
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,14 @@ def test_a_dataset_is_made_and_shown(http: httpx2.Client, until: "Until", file_i
     assert (made["object"], made["name"]) == ("dataset", "rows.csv")
     assert (made["columns"], made["splits"], made["digest"]) == ([], {}, None)
     assert made["config"]["seed"] == 3
-    assert made["config"]["splits"] == {"validation": 0.2, "test": 0.2, "stratify": True}
+    assert made["config"]["splits"] == {
+        "validation": 0.2,
+        "test": 0.2,
+        "stratify": True,
+        "group": None,
+        "time": None,
+    }
+    assert made["config"]["deduplicate"] == "exact"
     ready = until(f"{URL}/{made['id']}", "ready", "failed")
     assert (ready["status"], ready["error"]) == ("ready", None)
     assert ready["columns"] == [
@@ -78,14 +85,19 @@ def test_what_is_asked_reaches_the_worker(
     assert [(file.role, file.name) for file in spec.files] == [("source", "rows.csv")]
 
 
-def test_rows_are_shown_by_split(http: httpx2.Client, until: "Until", file_id: str) -> None:
+def test_rows_are_shown_by_split(
+    http: httpx2.Client, until: "Until", file_id: str, refused: "Refusal"
+) -> None:
     made = _make(http, file_ids=[file_id])
     until(f"{URL}/{made['id']}", "ready")
     rows = f"{URL}/{made['id']}/rows"
-    expected = {"object": "list", "data": [{"text": "hello", "label": "ham"}]}
+    first = {"text": "hello", "label": "ham"}
+    expected = {"object": "list", "data": [first], "total": 8, "has_more": False}
     assert http.get(rows).json() == expected
     assert http.get(rows, params={"split": "train", "limit": 1}).json() == expected
     assert http.get(rows, params={"split": "test"}).json()["data"] == []
+    assert http.get(rows, params={"offset": 8}).json()["data"] == []
+    refused(http.get(rows, params={"offset": 1}), 400, "invalid_value", "offset")
 
 
 @pytest.mark.row("FIL-19")
@@ -186,6 +198,9 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "an unknown kind": ({"columns": {"a": "sound"}}, "columns.a"),
     "splits that leave nothing": ({"splits": {"validation": 0.5, "test": 0.5}}, "splits"),
     "a negative split": ({"splits": {"test": -0.1}}, "splits.test"),
+    "a group and a time": ({"splits": {"group": "who", "time": "when"}}, "splits.time"),
+    "a stratified time": ({"splits": {"time": "when", "stratify": True}}, "splits.stratify"),
+    "a kind of copies": ({"deduplicate": "fuzzy"}, "deduplicate"),
     "a misspelt split": ({"splits": {"valid": 0.1}}, "splits.valid"),
     "a negative seed": ({"seed": -1}, "seed"),
     "a misspelt field": ({"file_id": "x"}, "file_id"),

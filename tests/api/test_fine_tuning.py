@@ -462,11 +462,11 @@ def test_the_recipe_too_may_ask_for_preference_tuning(
 def test_each_method_has_rows_of_its_own(
     sdk: OpenAI, echo: str, training_file: str, pairs_file: str
 ) -> None:
-    with pytest.raises(BadRequestError, match=r"line 1: a preference, .* \"dpo\"") as raised:
+    with pytest.raises(BadRequestError, match=r"lines 1, .*: a preference, .* \"dpo\"") as raised:
         sdk.fine_tuning.jobs.create(model=echo, training_file=pairs_file)
     assert raised.value.param == "training_file"
     for file in (training_file, pairs_file):
-        with pytest.raises(BadRequestError, match=r'line 1: .*"preferred_output"') as raised:
+        with pytest.raises(BadRequestError, match=r'lines 1, .*"preferred_output"') as raised:
             sdk.fine_tuning.jobs.create(
                 model=echo,
                 training_file=file,

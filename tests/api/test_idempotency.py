@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 HEADER, REPLAYED = "Idempotency-Key", "idempotent-replayed"
+VERSIONS = "/v1/datasets/{dataset_id}/versions"
 CREATING = {
     "/v1/files", "/v1/fine_tuning/jobs", "/v1/training/jobs", "/v1/datasets", "/v1/explanations",
-    "/v1/keys", "/v1/models", "/v1/deployments", "/v1/training/sweeps",
+    "/v1/keys", "/v1/models", "/v1/deployments", "/v1/training/sweeps", "/v1/feedback",
+    VERSIONS, "/v1/pulls",
 }  # fmt: skip
+ELSEWHERE = {"/v1/files", "/v1/keys", "/v1/pulls", VERSIONS}
+"""Tried by tests of their own."""
 ROWS = b"text,label\nhi,ham\n"
 PATIENCE_S = 20.0
 
@@ -81,6 +85,7 @@ def bodies(
         },
         "/v1/datasets": {"file_ids": [table], "name": "rows"},
         "/v1/explanations": {"model": spam, "input": {"text": "win the spam prize"}},
+        "/v1/feedback": {"model": spam, "input": "win the spam prize", "rating": "good"},
         "/v1/models": {"id": "again", "source": source},
         "/v1/deployments": {"id": "front", "model": echo, "profiles": {}},
     }
@@ -116,7 +121,9 @@ def test_the_document_has_the_header(keyless: httpx2.Client) -> None:
         assert (HEADER in taken) == (path in CREATING), path
 
 
-@pytest.mark.parametrize("path", sorted(CREATING - {"/v1/files", "/v1/keys"}))
+@pytest.mark.parametrize(
+    "path", sorted(CREATING - {"/v1/files", "/v1/keys", "/v1/pulls", VERSIONS})
+)
 def test_what_is_sent_twice_is_created_once(
     http: httpx2.Client, bodies: dict[str, Json], path: str
 ) -> None:

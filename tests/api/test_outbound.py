@@ -56,6 +56,11 @@ def _decision(url: str) -> dict[str, Any]:
     return {"model": "digits", "input": given, "questions": [question]}
 
 
+def _question(url: str) -> dict[str, Any]:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return {"model": "seer", "messages": [{"role": "user", "content": [part]}]}
+
+
 SINKS = {
     "classify": Sink("/v1/classify", "input.image", lambda u: {**DIGITS, "input": {"image": u}}),
     "classify text": Sink("/v1/classify", "input", lambda u: {**DIGITS, "input": u}),
@@ -67,6 +72,7 @@ SINKS = {
     ),
     "explain": Sink("/v1/explanations", "input.image", lambda u: {**DIGITS, "input": {"image": u}}),
     "decide": Sink("/v1/decisions", "input.0.content.0.image_url", _decision),
+    "chat": Sink("/v1/chat/completions", "messages.0.content.0.image_url.url", _question),
 }
 
 
@@ -117,7 +123,8 @@ def api(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(register: Callable[..., str]) -> None:
+def _models(register: Callable[..., str], seer: str) -> None:
+    assert seer == "seer", "the model of the sink in chat"
     image = ImageSpec(height=8, width=8)
     register("digits", labels=("0", "1"), inputs={"input": image})
     register("mixed", labels=("0", "1"), inputs={"note": TextSpec(), "photo": image})
@@ -144,6 +151,8 @@ def test_an_image_is_fetched_before_the_engine_is_asked(
     request: Any = engine_of(name).requests[-1]
     if sink.path == "/v1/explanations":
         assert request.request.image == tiny_png()
+    elif sink.path == "/v1/chat/completions":
+        assert request.prompt.images == (ImageInput(data=tiny_png()),)
     else:
         assert ImageInput(data=tiny_png()) in request.inputs[0].values()
 
@@ -265,7 +274,9 @@ def test_what_is_no_address_says_which_forms_there_are(
         assert "https://" in refused(answer, 400, "invalid_value", "input.image")
 
 
-def test_chat_serves_no_images_yet(http: httpx2.Client, echo: str, canary: Listener) -> None:
+def test_chat_fetches_nothing_for_a_model_that_reads_text(
+    http: httpx2.Client, echo: str, canary: Listener
+) -> None:
     part = {"type": "image_url", "image_url": {"url": f"https://127.0.0.1:{canary.port}/"}}
     messages = [{"role": "user", "content": [part]}]
     answer = http.post("/v1/chat/completions", json={"model": echo, "messages": messages})

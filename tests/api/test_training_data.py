@@ -61,6 +61,16 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no score": ("regression", {"columns": TABLE, "labels": LABELS}, "no score column"),
     "no label": ("classification", {"columns": {"age": "number", "y": "score"}}, "no label column"),
     "nothing to look at": ("classification", {"columns": {"label": "label"}}, "no column of kind"),
+    "images alone": (
+        "image-text-to-text",
+        {"columns": {"photo": "image", "asked": "text"}},
+        "no transcript column, and no conversation",
+    ),
+    "answers alone": (
+        "image-text-to-text",
+        {"columns": {"asked": "text", "answered": "transcript"}},
+        "no column of kind image",
+    ),
     "one class": (
         "classification",
         {"columns": TABLE, "labels": ("a",)},

@@ -354,3 +354,20 @@ def test_preferences_are_for_the_objective_that_learns_from_them(
     said = refused(asked(pairs, "likelihood"), 400, "invalid_value", "recipe.dataset")
     assert "train.objective 'dpo'" in said
     assert asked(pairs, "dpo").status_code == 200
+
+
+def test_vectors_are_learned_by_encoders_from_texts_that_belong_together(
+    http: httpx2.Client, dataset: str, echo: str, refused: "Refusal"
+) -> None:
+    recipe: dict[str, Any] = {"task": "embedding", "dataset": dataset}
+    said = refused(
+        http.post(URL, json={"recipe": recipe | {"model": {"base": echo}}}),
+        *(400, "invalid_value", "recipe.model.base"),
+    )
+    assert "no encoder" in said
+    recipe["embedding"] = {"found": "nowhere"}
+    refused(http.post(URL, json={"recipe": recipe}), 400, "invalid_value", "recipe.embedding.found")
+    del recipe["embedding"]  # the dataset's label says what belongs together
+    started = http.post(URL, json={"recipe": recipe})
+    assert started.status_code == 200, started.text
+    assert started.json()["recipe"]["model"]["architecture"] == "encoder"

@@ -7,6 +7,7 @@ import pytest
 from openai import OpenAI
 
 from purvey.server.reporting.style import POLICY
+from tests.unit.test_server_tensorboard import read
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal, Until
@@ -76,3 +77,16 @@ def test_another_form_is_refused(http: httpx2.Client, url: str, refused: "Refusa
 def test_nobody_else_sees_it(stranger: httpx2.Client, url: str, refused: "Refusal") -> None:
     answer = stranger.get(url, params={"format": "html"})
     refused(answer, 404, "not_found", "job_id")
+
+
+def test_numbers_are_an_event_file_too(http: httpx2.Client, url: str) -> None:
+    answer = http.get(url.replace("/report", "/tensorboard")).raise_for_status()
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert 'attachment; filename="events.out.tfevents.' in answer.headers["content-disposition"]
+    told = http.get(url.replace("/report", "/metrics"), params={"order": "asc"}).json()["data"]
+    found = read(answer.content)
+    assert [step for _, step, _ in found] == [event["data"]["step"] for event in told] == [1, 2, 3]
+    losses = [scalars["train_loss"] for _, _, scalars in found]
+    assert losses == pytest.approx([event["data"]["train_loss"] for event in told])
+    for when, _, _ in found:
+        assert int(when) in {event["created_at"] for event in told}

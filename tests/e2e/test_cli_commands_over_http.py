@@ -13,7 +13,8 @@ import pytest
 from purvey.cli.main import run
 from purvey.contracts.jobs import JobFailed, ModelTrained
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest, TextSpec
-from purvey.testing.scripted_jobs import Conversation, deliver_dataset, fail
+from purvey.testing.scripted_jobs import ESTIMATED, Conversation, deliver_dataset, fail
+from tests.unit.test_server_tensorboard import read
 
 Run = Callable[..., Any]
 CSV = "text,label\nhello,ham\nWIN,spam\n"
@@ -208,3 +209,44 @@ def test_a_sweep_shows_its_trials_and_serves_the_best(purvey: Run) -> None:
     shown = purvey("jobs", "events", made["id"], "--follow")
     assert "Trial 2 is complete: macro_f1 1." in shown
     assert "space.train.epoch" in purvey(*words[:4], "--space", "train.epoch=1,2", status=2)
+
+
+def test_estimates_are_shown_and_nothing_is_started(purvey: Run, server: Any) -> None:
+    told = purvey("train", "mail.csv", "--name", "spam", "--estimate")
+    assert "process 300.0 MiB + data 1.0 MiB" in told
+    assert "64.0 GiB free: fits" in told
+    assert "3 steps" in told
+    assert purvey("jobs", "list", as_json=True) == []
+
+    async def too_large(worker: Conversation) -> int:
+        little = msgspec.structs.replace(ESTIMATED.disk, free_bytes=0)
+        worker.say(msgspec.structs.replace(ESTIMATED, disk=little))
+        return 0
+
+    recipe = tmp_recipe(purvey)
+    server.jobs.then(too_large)
+    assert purvey("train", recipe, "--estimate", status=1) == ""
+    Path("bare.toml").write_text('task = "text-classification"\n', encoding="utf-8")
+    assert "Name data files" in purvey("train", "bare.toml", "--estimate", status=2)
+
+
+def tmp_recipe(purvey: Run) -> str:
+    """Write a recipe that names a dataset which is there."""
+    [dataset] = purvey("list", "datasets", as_json=True)
+    text = f'task = "text-classification"\ndataset = "{dataset["id"]}"\n'
+    Path("recipe.toml").write_text(text, encoding="utf-8")
+    return "recipe.toml"
+
+
+def test_a_job_is_watched_to_its_end_and_its_numbers_fetched(purvey: Run, server: Any) -> None:
+    job = purvey("train", "mail.csv", "--name", "spam", "--detach", as_json=True)["id"]
+    told = purvey("jobs", "watch", job)
+    assert "succeeded" in told
+    assert "test accuracy" in told
+    assert purvey("jobs", "watch", job, as_json=True)["status"] == "succeeded"
+    file = purvey("jobs", "tensorboard", job).strip()
+    assert Path(file).parts[:2] == ("runs", job)
+    assert [step for _, step, _ in read(Path(file).read_bytes())] == [1, 2, 3]
+    server.jobs.script = fail(JobFailed(code="diverged", message="the loss is nan at step 3."))
+    lost = purvey("train", tmp_recipe(purvey), "--detach", as_json=True)["id"]
+    assert "the loss is nan" in purvey("jobs", "watch", lost, status=1)

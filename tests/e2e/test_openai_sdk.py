@@ -219,3 +219,31 @@ def _folder_of(data_dir: Path, name: str) -> Path:
     configs = sorted(data_dir.rglob("config.json"), key=lambda path: path.stat().st_mtime)
     assert configs, name
     return configs[-1].parent
+
+
+def test_a_grown_model_is_larger_and_says_the_same(client: OpenAI, job: FineTuningJob) -> None:
+    uploaded = client.files.create(file=("lights.jsonl", _training_rows()), purpose="fine-tune")
+    created = client.fine_tuning.jobs.create(
+        model=_tuned(job),
+        training_file=uploaded.id,
+        suffix="grown",
+        hyperparameters={"n_epochs": 1, "batch_size": 48},
+        extra_body={
+            "recipe": {
+                "model": {"width_factor": 2, "depth_factor": 2},
+                "optimizer": {"learning_rate": 1e-9},
+            }
+        },
+    )
+    grown = _ended(client, created.id)
+    assert grown.status == "succeeded", grown.error
+    record = client.models.retrieve(_tuned(grown)).to_dict()["lineage"]["grown"]  # type: ignore[index]  # ours
+    assert record["parameters"] > 4 * record["parameters_before"]
+    assert record["largest_difference"] < 1e-3
+    events = client.fine_tuning.jobs.list_events(grown.id)
+    assert any(event.message.startswith(f"Grew '{_tuned(job)}' from ") for event in events)
+    for colour, action in ACTIONS.items():
+        answer = client.chat.completions.create(
+            model=_tuned(grown), messages=_question(colour), temperature=0, max_completion_tokens=8
+        )
+        assert answer.choices[0].message.content == action

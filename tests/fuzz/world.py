@@ -85,10 +85,9 @@ class World:
             return {"key_id": self._id("key")}
         if "{job_id}" in path:
             return {"job_id": self._job(path, is_steered=method == "POST")}
-        kinds = {"{file_id}": "file", "{dataset_id}": "dataset", "{explanation_id}": "explanation"}
-        for name, kind in kinds.items():
-            if name in path:
-                return {name[1:-1]: self._id(kind)}
+        for kind in ("file", "dataset", "explanation", "feedback"):
+            if f"{{{kind}_id}}" in path:
+                return {f"{kind}_id": self._id(kind)}
         if "{deployment}" in path:
             return {"deployment": self._id("deployment")}
         if path.startswith("/v1/exports/"):
@@ -104,7 +103,7 @@ class World:
     def settle(self, method: str, path: str) -> None:
         """Forget what a call has used up, whatever its answer was."""
         if method == "DELETE":
-            for kind in ("key", "file", "dataset", "explanation", "deployment", "spare"):
+            for kind in _DELETED:
                 named = {"deployment": "{deployment}", "spare": "{model}"}
                 if named.get(kind, f"{{{kind}_id}}") in path:
                     self._ids.pop(kind, None)
@@ -320,6 +319,7 @@ def _redeployed(world: World) -> list[Json]:
     return [{"model": one["model"], "profiles": one["profiles"]} for one in _deployed(world)[:1]]
 
 
+_FEEDBACK: Json = {"model": "spam", "input": "a prize", "rating": "good", "output": "spam"}
 _MAKERS: dict[str, Callable[[World], str]] = {
     "echo": lambda world: world._model("echo"),
     "spam": lambda world: world._model("spam", ("ham", "spam")),
@@ -335,11 +335,20 @@ _MAKERS: dict[str, Callable[[World], str]] = {
     "trained": World._trained,
     "stem": World._adaptable,
     "explanation": lambda world: world._made("/v1/explanations", _explained(world)[0]),
+    "feedback": lambda world: world._made("/v1/feedback", _FEEDBACK),
     "key": lambda world: world._made("/v1/keys", {"name": "spare"}),
     "deployment": lambda world: world._made(
         "/v1/deployments", {"id": DEPLOYED, "model": world._id("echo")}
     ),
 }
+_DELETED = ("key", "file", "dataset", "explanation", "feedback", "deployment", "spare")
+
+
+def _versioned(world: World) -> list[Json]:
+    world._id("feedback")
+    return [{"file_ids": [world._id("table")]}, {"feedback_model": "spam"}]
+
+
 _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/chat/completions": _chatted,
     "/v1/completions": _completed,
@@ -361,6 +370,10 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
         {"model": world._id("echo"), "training_file": world._id("chats"), "suffix": "docs"}
     ],
     "/v1/datasets": lambda world: [{"file_ids": [world._id("table")], "name": "rows"}],
+    "/v1/datasets/{dataset_id}/versions": _versioned,
+    "/v1/datasets/some-id/versions": _versioned,
+    "/v1/pulls": lambda _: [{"source": "hf://datasets/acme/letters", "files": ["*.csv"]}],
+    "/v1/feedback": lambda _: [_FEEDBACK, {"model": "spam", "request_id": "r", "correction": "x"}],
     "/v1/training/jobs": lambda world: [{"recipe": _recipe(world), "metadata": {"who": "me"}}],
     "/v1/training/sweeps": lambda world: [
         {

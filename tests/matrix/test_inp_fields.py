@@ -40,7 +40,7 @@ DOCUMENT = get_openapi(
     routes=[route.documented() for resource in RESOURCES for route in resource],
 )
 PATHS = [path for _, path in JSON_ROUTES]
-CREATED = ("files", "jobs", "keys", "models", "datasets", "explanations", "deployments")
+CREATED = ("files", "jobs", "keys", "models", "datasets", "explanations", "deployments", "feedback")
 TEXT = {"type": "input_text", "text": "hi", "detail": "low"}
 SAID = {"type": "message", "role": "user", "content": [TEXT | {"data": {"a": 1}}]}
 SCORE = {"type": "score", "instructions": [TEXT], "levels": [{"label": "a"}, {"label": "b"}]}
@@ -61,6 +61,9 @@ TOOLS = {
     "tool_choice": {"type": "function", "function": {"name": "f"}},
     "chat_template_kwargs": {"enable_thinking": True},
 }
+SHOWN = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]}
+]
 MORE: dict[str, list[Json]] = {
     "/v1/chat/completions": [
         {"messages": PARTS, "stop": ["x"], "logprobs": True} | METADATA,
@@ -68,6 +71,7 @@ MORE: dict[str, list[Json]] = {
         {"messages": TURNS, "response_format": SCHEMA_FORMAT, "logit_bias": {"104": 1}},
         {"messages": TURNS, "structured_outputs": {"choice": ["a"]}},
         TOOLS,
+        {"messages": SHOWN},
     ],
     "/v1/completions": [
         {"prompt": ["hi"], "stop": ["x"]},
@@ -95,14 +99,15 @@ MORE: dict[str, list[Json]] = {
             "include": ["curves"],
         }
     ],
-    "/v1/tokenize": [{"messages": PARTS}, {"messages": CALLING}],
-    "/tokenize": [{"messages": PARTS}, {"messages": CALLING}],
+    "/v1/tokenize": [{"messages": PARTS}, {"messages": CALLING}, {"messages": SHOWN}],
+    "/tokenize": [{"messages": PARTS}, {"messages": CALLING}, {"messages": SHOWN}],
     "/v1/fine_tuning/jobs": [
         TUNED | METADATA,
         {"method": {"type": "supervised", "supervised": TUNED}},
         {"method": {"type": "dpo", "dpo": TUNED}},
     ],
     "/v1/datasets": [{"columns": {"text": "text"}, "splits": {"test": 0.2}}],
+    "/v1/feedback": [METADATA],
     "/v1/training/jobs": [METADATA],
     "/v1/training/sweeps": [METADATA],
 }
@@ -115,7 +120,8 @@ NAMING = {
     ("questions", 0, "levels", 0, "label"), ("prompt", 0), ("prompt", 0, 0),
     ("response_format", "type"), ("response_format", "json_schema"),
     ("structured_outputs", "regex"), ("structured_outputs", "choice"),
-    ("splits", "validation"), ("splits", "test"), ("dimensions",), ("truncate_prompt_tokens",),
+    ("splits", "validation"), ("splits", "test"), ("splits", "time"), ("dimensions",),
+    ("truncate_prompt_tokens",),
     ("input", 0), ("input", 0, 0), ("tools",), ("tools", 0, "function", "name"),
     ("max_trials",), ("parallel",),
     ("tool_choice",), ("tool_choice", "function", "name"), ("messages", 0, "tool_calls"),

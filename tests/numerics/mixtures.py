@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from purvey.contracts.data import ColumnKind, DatasetConfig
 from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.jobs import CheckpointSaved, InputDataset, InputFile, JobSpec
-from purvey.contracts.model import ModelManifest
+from purvey.contracts.model import ModelManifest, ModelSource
 from purvey.contracts.recipe import parse_recipe
 from purvey.data.build import build_dataset
 from purvey.models.folder.manifest import read_manifest
@@ -140,6 +140,7 @@ class Runs:
         work: Path | None = None,
         resume_from: str | None = None,
         module_root: Path | None = None,
+        base: Path | None = None,
     ) -> tuple[Path, ModelManifest]:
         output = self.folder()
         spec = JobSpec(
@@ -149,6 +150,7 @@ class Runs:
             fence=1,
             recipe=parse_recipe(with_recipe_defaults(recipe)).model_dump(mode="json"),
             dataset=dataset,
+            base=ModelSource(name="base", folder=str(base), digest="0" * 64) if base else None,
             work_dir=str(work or self.folder()),
             output_dir=str(output),
             resume_from=resume_from,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +19,15 @@ from transformers import (
     SmolLM3Config,
 )
 
+from examples import shapes
+from purvey.models.attention.dense import DenseAttention
+from purvey.models.images import ImageReader
+from purvey.models.seeing.model import save_vision_language_model
+from purvey.models.seeing.network import HELD_ID
 from purvey.models.weights import load_folder, save_folder
+from purvey.parse.parser import DecoderHere
+from tests.numerics.seen_engine import SeenEngine, about
+from tests.numerics.shapes import seeing_model
 
 # Float32 sums of at most a few hundred terms, in another order: errors stay near 1e-6 here.
 TOLERANCE = 1e-4
@@ -148,3 +157,28 @@ def test_right_padding_changes_no_earlier_logit(tmp_path: Path) -> None:
     padded = torch.cat([short, torch.zeros_like(short)], dim=1)
     with torch.no_grad():
         assert (decoder(padded)[:, :20] - decoder(short)).abs().max() < TOLERANCE
+
+
+@torch.no_grad()
+def test_what_sees_computes_as_transformers_from_the_same_rows(tmp_path: Path) -> None:
+    """They are given there as `inputs_embeds`, before those of the text, to the saved decoder."""
+    model, picture = seeing_model(), shapes.drawn(np.random.default_rng(1)).pixels
+    save_vision_language_model(tmp_path, model)
+    oracle = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    x_CHW = ImageReader(DecoderHere()).tensor(shapes.png(picture), model.spec)
+    template, tokenizer = model.language.template, model.language.tokenizer
+    assert template is not None
+    ids = template.encode(about(None, "what colour is it?").messages, tokenizer)
+    given_ND = model.eyes(x_CHW[None])[0]
+    text_TD = oracle.get_input_embeddings()(torch.tensor(ids))
+    theirs = oracle(inputs_embeds=torch.cat((given_ND, text_TD))[None]).logits[0]
+    shown, held = model.module.shown(x_CHW[None]), [HELD_ID] * len(given_ND)
+    tokens_T = torch.tensor([*held, *ids])
+    x_TD = shown.hidden(tokens_T, torch.arange(len(tokens_T)), DenseAttention(num_sequences=1))
+    torch.testing.assert_close(shown.logits(x_TD), theirs, atol=1e-4, rtol=1e-4)
+    engine = SeenEngine(model)
+    engine.submit("a", about(shapes.png(picture), "what colour is it?"), max_tokens=1)
+    engine.run_out()
+    (token,), best = engine.tokens["a"], theirs[-1].log_softmax(0)
+    assert token.token_id == int(best.argmax())
+    assert token.logprob == pytest.approx(float(best.max()), abs=1e-4)

@@ -67,12 +67,15 @@ def test_a_bad_row_is_refused_by_its_line_without_its_content(name: str) -> None
     assert "king" not in raised.value.text
 
 
-def test_a_row_is_read_no_further_than_the_first_bad_one() -> None:
+def test_bad_rows_are_told_together_and_no_more_than_twenty_are_read() -> None:
     def lines() -> Any:
+        yield GOOD
         yield b"{"
+        yield row(USER)
+        yield from [b"{"] * 18
         raise AssertionError
 
-    with pytest.raises(InvalidFileError, match="line 1"):
+    with pytest.raises(InvalidFileError, match=r"lines 2, 4, .*: not valid JSON\. line 3: there"):
         check_chat_rows(lines())
 
 

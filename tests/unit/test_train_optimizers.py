@@ -1,6 +1,7 @@
 """Muon against its formula in float64, and which weights it moves."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from purvey.contracts.recipe_parts.descent import OptimizerConfig
 from purvey.errors import InvalidValueError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
+from purvey.models.scaling.mup import decoder_reaches
 from purvey.train.muon import orthogonal
 from purvey.train.optim import Descent, build_optimizer
 from purvey.train.step import BatchLoss, update
@@ -68,9 +70,8 @@ def names(optimizer: Descent) -> tuple[set[str], set[str]]:
     return muon, moved.keys() - muon
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
-def test_muon_leaves_embeddings_heads_and_vectors_to_adamw(is_tied: bool) -> None:
-    decoder = Decoder(
+def small_decoder(*, is_tied: bool) -> Decoder:
+    return Decoder(
         DecoderConfig(
             vocabulary_size=11,
             hidden_size=8,
@@ -83,6 +84,11 @@ def test_muon_leaves_embeddings_heads_and_vectors_to_adamw(is_tied: bool) -> Non
             is_tied=is_tied,
         )
     )
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_muon_leaves_embeddings_heads_and_vectors_to_adamw(is_tied: bool) -> None:
+    decoder = small_decoder(is_tied=is_tied)
     optimizer = build_optimizer(decoder, MUON)
     loss = decoder(torch.tensor([[1, 2, 3]])).square().mean()
     batch = BatchLoss(loss=loss, num_rows=1)
@@ -112,3 +118,30 @@ def test_only_trained_parameters_are_moved() -> None:
     optimizer = build_optimizer(module, MUON)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in module[1].parameters()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("adamw", {"embed_tokens": 1.0, "q_proj": 0.25, "input_layernorm": 1.0, "norm": 0.25}),
+        ("sgd", {"embed_tokens": 4.0, "q_proj": 1.0, "input_layernorm": 4.0, "norm": 0.25}),
+        ("muon", {"embed_tokens": 1.0, "q_proj": 0.5, "input_layernorm": 1.0, "norm": 0.25}),
+    ],
+)
+def test_a_wide_weight_has_a_rate_of_its_own_and_decays_as_ever(
+    rule: Literal["adamw", "sgd", "muon"], expected: dict[str, float]
+) -> None:
+    """Table 8 of Yang et al. 2022 at four times the width, with the multiplier in the last gain."""
+    decoder = small_decoder(is_tied=True)
+    config = OptimizerConfig(name=rule, learning_rate=0.5, weight_decay=0.125)
+    optimizer = build_optimizer(decoder, config, decoder_reaches(decoder, 4))
+    optimizer.set_rate(2.0)
+    names = {p: name.split(".")[-2] for name, p in decoder.named_parameters()}
+    rates = {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: rates[name] / 2.0 for name in expected} == expected
+    shrinking = {
+        group["lr"] * group["weight_decay"]
+        for group in optimizer.param_groups
+        if group["params"][0].dim() > 1
+    }
+    assert shrinking == {2.0 * 0.125}

@@ -17,6 +17,7 @@ from purvey.access.pepper import read_or_create
 from purvey.app.data_folder import DataFolder
 from purvey.app.gauges import show_engines, show_jobs
 from purvey.app.http_server import HttpServer, bind
+from purvey.app.hub import hub_datasets_of, pulls_of
 from purvey.app.job_effects import JobEffects
 from purvey.app.upstream_keys import configs_of
 from purvey.contracts.clock import Clock, SystemClock
@@ -26,6 +27,7 @@ from purvey.errors import InternalError
 from purvey.ipc.confinement import memory_of_machine
 from purvey.ipc.sharing import Sharing
 from purvey.jobs.bell import Bell
+from purvey.jobs.estimates import Estimator
 from purvey.jobs.launcher import LocalJobLauncher
 from purvey.jobs.run import RunConfig
 from purvey.jobs.service import JobService
@@ -37,7 +39,6 @@ from purvey.registry.deployments.book import Deployments
 from purvey.registry.deployments.directory import Directory
 from purvey.registry.engines.place import EngineLimits
 from purvey.registry.engines.pool import EnginePool
-from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
 from purvey.registry.upstream_models import UpstreamModels
 from purvey.server.application import create_app
@@ -128,13 +129,7 @@ def _assemble(
 ) -> "Application":
     database, clock, bell, readiness = stores.database, stores.clock, Bell(), _Readiness()
     upstreams = Upstreams(configs_of(settings.upstreams), monotonic=clock.monotonic)
-    models = ModelRegistry(
-        database,
-        stores.artifacts,
-        model_roots=settings.model_roots,
-        clock=clock,
-        seals=Seals(stores.folder.cache / "sealed"),
-    )
+    models = _registry(settings, stores)
     hooks = JobEffects(
         blobs=stores.blobs,
         artifacts=stores.artifacts,
@@ -155,6 +150,14 @@ def _assemble(
         keys=KeyRing(database, pepper=stores.pepper, clock=clock),
         meter=Meter(database, clock),
         jobs=JobService(database, clock=clock, bell=bell, ended=hooks.ended),
+        estimator=Estimator(
+            database,
+            launcher=job_launcher,
+            prepare=hooks.prepare,
+            folder=stores.folder.cache / "estimates",
+            num_threads=settings.job_threads,
+            clock=clock,
+        ),
         models=models,
         deployments=Deployments(database, directory, clock=clock),
         engines=EnginePool(
@@ -165,7 +168,8 @@ def _assemble(
             clock=clock,
         ),
         outbound=outbound,
-        pulls=_pulls(settings, outbound),
+        pulls=pulls_of(settings, outbound),
+        hub_datasets=hub_datasets_of(settings, outbound, stores.folder),
         upstreams=upstreams,
         upstream_models=UpstreamModels(database, upstreams, clock=clock),
         clock=clock,
@@ -369,21 +373,22 @@ def _open_stores(settings: "Settings", clock: Clock) -> _Stores:
     return stores
 
 
+def _registry(settings: "Settings", stores: _Stores) -> ModelRegistry:
+    return ModelRegistry(
+        stores.database,
+        stores.artifacts,
+        model_roots=settings.model_roots,
+        clock=stores.clock,
+        seals=Seals(stores.folder.cache / "sealed"),
+    )
+
+
 def _sweeper(stores: _Stores) -> Sweeper:
     return Sweeper(
         stores.database,
         artifacts=stores.artifacts,
         blobs=stores.blobs,
         work=stores.folder.jobs,
-    )
-
-
-def _pulls(settings: "Settings", outbound: Outbound) -> Pulls:
-    return Pulls(
-        outbound,
-        host=settings.hub_host,
-        token=settings.hub_token.get_secret_value() if settings.hub_token else None,
-        root=settings.model_roots[0] if settings.model_roots else None,
     )
 
 

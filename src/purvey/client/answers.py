@@ -34,6 +34,11 @@ def image_input(path: Path) -> Json:
     return {"image": _data_url(path, IMAGE_TYPES.get(path.suffix.lower(), "image/png"))}
 
 
+def image_part(path: Path) -> Json:
+    """Return an image file as a part of a message: `{"type": "image_url", ...}`."""
+    return {"type": "image_url", "image_url": {"url": image_input(path)["image"]}}
+
+
 def audio_input(path: Path) -> Json:
     """Return a recording's file as the API's input: `{"audio": "data:..."}`."""
     return {"audio": _data_url(path, AUDIO_TYPES.get(path.suffix.lower(), "audio/wav"))}

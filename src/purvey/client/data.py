@@ -71,6 +71,22 @@ class Datasets:
             body["columns"] = columns
         return self._transport.create("/v1/datasets", Dataset, body=body)
 
+    def add_version(
+        self, dataset_id: str, *, file_ids: Sequence[str] = (), feedback_model: str | None = None
+    ) -> Dataset:
+        """Start building a version with more rows; the dataset itself stays as it is.
+
+        Args:
+            dataset_id: Which.
+            file_ids: More files, with its columns.
+            feedback_model: A model whose feedback is learned from.
+        """
+        body: Json = {"file_ids": list(file_ids)}
+        if feedback_model is not None:
+            body["feedback_model"] = feedback_model
+        path = f"/v1/datasets/{quote(dataset_id, safe='')}/versions"
+        return self._transport.create(path, Dataset, body=body)
+
     def get(self, dataset_id: str) -> Dataset:
         """Return a dataset with its profile."""
         return self._transport.get(f"/v1/datasets/{quote(dataset_id, safe='')}", Dataset)

@@ -31,10 +31,14 @@ class TrainingJobs:
         return self._transport.create("/v1/training/jobs", Job, body=body)
 
     def validate(self, recipe: Json) -> Json:
-        """Return the recipe resolved in full, with its digest, without starting anything."""
+        """Return the recipe resolved in full, with its digest and what its run would take."""
         return self._transport.post(
             "/v1/recipes/validate", dict[str, object], body={"recipe": recipe}
         )
+
+    def tensorboard(self, job_id: str) -> bytes:
+        """Return what a job has told so far as an event file for TensorBoard."""
+        return self._transport.fetch(f"{_path(job_id)}/tensorboard")
 
     def get(self, job_id: str) -> Job:
         """Return a job."""

@@ -53,6 +53,8 @@ class Dataset(Answer, frozen=True, kw_only=True):
     splits: dict[str, int] = {}
     profile: dict[str, Any] = {}  # JSON values
     digest: str | None = None
+    parent: str | None = None
+    version: int = 1
     job_id: str | None = None
     error: dict[str, Any] | None = None  # code, message, param
 

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from purvey.contracts.model import TrainedTask
+from purvey.contracts.model import GENERATING, TrainedTask
 
 Values = dict[str, Any]  # JSON values of a recipe, as `parse_recipe` takes them
 
@@ -56,7 +56,38 @@ _SPEECH: Values = {
     "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
     "train": {"epochs": 30, "batch_size": 16, "early_stopping": {"patience": 8}},
 }
+_SEEING: Values = {
+    "model": {"architecture": "vision-decoder"},
+    "init": {"scheme": "xavier_uniform"},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05},
+    "train": {
+        "epochs": 20,
+        "batch_size": 32,
+        "sequence_tokens": 512,
+        "packing": False,
+        "early_stopping": {"patience": 8},
+    },
+}
+_NEW_ENCODER: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
+    "train": {
+        "epochs": 10,
+        "batch_size": 64,
+        "sequence_tokens": 128,
+        "early_stopping": {"patience": 3},
+    },
+}
+_TUNED_ENCODER: Values = {
+    "optimizer": {"name": "adamw", "learning_rate": 5e-5, "weight_decay": 0.01},
+    "train": {
+        "epochs": 4,
+        "batch_size": 32,
+        "sequence_tokens": 256,
+        "early_stopping": {"patience": 3},
+    },
+}
 _BY_ARCHITECTURE: dict[str, Values] = {
+    "encoder": _NEW_ENCODER,
     "vit": {
         "init": {"scheme": "default"},
         "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05},
@@ -72,6 +103,8 @@ _BY_OPTIMIZER: dict[str, Values] = {
     "muon": {"learning_rate": 2e-3, "momentum": 0.95},
 }
 """For a rule that is not the task's own."""
+_OF_ENCODERS = frozenset({"embedding", "text-classification"})
+"""Tasks whose base is an encoder, mostly a pretrained one: small steps, few epochs."""
 _BY_TASK: dict[str, Values] = {
     "text-generation": _NEW_LANGUAGE_MODEL,
     "text-classification": _TEXT_CLASSIFIER,
@@ -80,6 +113,8 @@ _BY_TASK: dict[str, Values] = {
     "classification": _MIXED,
     "regression": _MIXED,
     "speech-recognition": _SPEECH,
+    "image-text-to-text": _SEEING,
+    "embedding": {"model": {"architecture": "encoder"}, **_NEW_ENCODER},
 }
 
 
@@ -100,8 +135,10 @@ def recipe_defaults(
         objective: What a language model's base learns; ignored elsewhere.
     """
     chosen = _BY_TASK[task]
-    if task == "text-generation" and has_base:
+    if task in GENERATING and has_base:
         chosen = _LORA if method == "lora" else _FULL
+    if has_base and task in _OF_ENCODERS:
+        chosen = _TUNED_ENCODER
     defaults = copy.deepcopy(chosen)
     if objective == "dpo" and chosen in (_LORA, _FULL):
         defaults["optimizer"]["learning_rate"] = _DPO_RATE[method]
@@ -119,7 +156,9 @@ def with_recipe_defaults(values: Mapping[str, Any]) -> Values:
     """
     model, train = _section(values, "model"), _section(values, "train")
     has_base = model.get("base") is not None
-    method: Literal["full", "lora"] = "full" if train.get("method") == "full" else "lora"
+    is_grown = any(model.get(name, 1) != 1 for name in ("width_factor", "depth_factor"))
+    is_full = train.get("method", "full" if is_grown else "lora") == "full"
+    method: Literal["full", "lora"] = "full" if is_full else "lora"
     is_dpo = train.get("objective") == "dpo"
     task = values.get("task")
     if not isinstance(task, str) or task not in _BY_TASK:

@@ -34,32 +34,6 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str | None = None
 
 
-class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
-    """A conversation, rendered by the model's chat template.
-
-    `tools` are given to the template; `enable_thinking` too, where it is not None.
-    """
-
-    messages: tuple[ChatMessage, ...]
-    tools: tuple[Tool, ...] = ()
-    enable_thinking: bool | None = None
-
-
-class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
-    """Plain text to be continued. The tokenizer's begin token is added where it has one."""
-
-    text: str
-
-
-class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
-    """Token ids, taken as they are."""
-
-    tokens: tuple[int, ...]
-
-
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
-
-
 class TextInput(msgspec.Struct, frozen=True, kw_only=True, tag="text_input"):
     """Text for a one-pass model."""
 
@@ -87,6 +61,34 @@ class AudioInput(msgspec.Struct, frozen=True, kw_only=True, tag="audio_input"):
 PlainInput = TextInput | ImageInput | NumberInput | AudioInput
 NamedInputs = dict[str, PlainInput]
 """Input by the name that the model's `inputs` declare; a single one is named `input`."""
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
+    """A conversation, rendered by the model's chat template.
+
+    `tools` are given to the template; `enable_thinking` too, where it is not None. `images` stand
+    in front of the conversation, for a model that sees.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+    enable_thinking: bool | None = None
+    images: tuple[ImageInput, ...] = ()
+
+
+class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """Plain text to be continued. The tokenizer's begin token is added where it has one."""
+
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
+    """Token ids, taken as they are."""
+
+    tokens: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
@@ -200,7 +202,7 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     Args:
         task: What it is for.
         labels: Class names in order; empty for text generation.
-        inputs: Input by name, for one-pass models.
+        inputs: Input by name, for one-pass models; the image of one that sees.
         context_tokens: Longest prompt plus output, or text; 0 for classifiers.
         vector_size: Numbers of an uncut vector; 0 where there are none.
         has_chat_template: Whether it takes conversations.

@@ -32,6 +32,7 @@ Prefix = Literal[
     "lease_",
     "rerank-",
     "score-",
+    "fb_",
 ]
 
 DEFAULT_PROJECT = ProjectId("proj_default")

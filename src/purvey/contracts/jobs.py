@@ -11,10 +11,13 @@ from typing import Any, Literal
 import msgspec
 
 from purvey.contracts.data import DatasetManifest
+from purvey.contracts.estimating.needs import Estimated
 from purvey.contracts.model import ModelSource
 from purvey.contracts.sweep.messages import SweepFinished, TrialAsked, TrialNews, TrialStopped
 
 JobKind = Literal["training", "dataset", "sweep"]
+WorkKind = JobKind | Literal["estimate"]
+"""What a worker is given to do; nothing of an estimate is stored."""
 JobApi = Literal["fine_tuning", "training", "dataset", "sweep"]
 """Which resource the job answers under: its shape and the prefix of its id follow."""
 
@@ -94,7 +97,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     """
 
     job_id: str
-    kind: JobKind
+    kind: WorkKind
     attempt: int
     fence: int
     recipe: dict[str, Any]  # validated by the receiving side against its own schema
@@ -254,6 +257,7 @@ FromWorker = (
     | DatasetBuilt
     | ModelTrained
     | SweepFinished
+    | Estimated
     | JobStopped
     | JobFailed
 )

@@ -131,6 +131,10 @@ class Limits:
     """Rows of one dataset."""
     dataset_columns: int = 10_000
     """Columns of one data file."""
+    feedback_chars: int = 64 * 2**10
+    """Characters of an input, an output or a correction that feedback tells of."""
+    feedback_rows: int = 10_000
+    """Pieces of feedback that one dataset version takes."""
     labels: int = 10_000
     """Classes of one classifier."""
     min_training_rows: int = 10

@@ -5,12 +5,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 MANIFEST_NAME = "purvey.json"
+EYES_NAME = "vision.safetensors"
+"""What a model of family `vision-language` sees with, beside the weights of its decoder."""
 
 DecoderFamily = Literal["gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"]
 """`model_type` of the Hugging Face configurations that our decoder computes."""
 
 EncoderFamily = Literal["bert", "distilbert", "roberta", "xlm-roberta"]
 """`model_type` of the Hugging Face configurations that our encoder computes."""
+
+PretrainedFamily = Literal["vit", "wav2vec2"]
+"""`model_type` of the Hugging Face configurations of classifiers that transformers computes."""
 
 ClassifierTask = Literal[
     "text-classification", "image-classification", "audio-classification", "classification"
@@ -21,9 +26,13 @@ TrainedTask = Literal[
     ClassifierTask,
     "regression",
     "speech-recognition",
+    "image-text-to-text",
+    "embedding",
 ]
 """What a recipe may train."""
-Task = Literal[TrainedTask, "embedding", "rerank"]
+Task = Literal[TrainedTask, "rerank"]
+GENERATING: frozenset[Task] = frozenset({"text-generation", "image-text-to-text"})
+"""Tasks whose models write text."""
 Family = Literal[
     "decoder",
     "transformers",
@@ -32,12 +41,14 @@ Family = Literal[
     "network",
     "module",
     "speech",
+    PretrainedFamily,
+    "vision-language",
     "upstream",
 ]
 """`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
 `text-ngrams`: models/text_ngrams.py. `network`: one of models/networks. `module`: a user's class.
-`speech`: models/speech. `upstream`: another server, never a
-folder."""
+`speech`: models/speech. `vit`, `wav2vec2`: models/pretrained. `vision-language`: models/seeing.
+`upstream`: another server, never a folder."""
 UPSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an upstream, a server that computes models for this one, may be called."""
 UpstreamTask = Literal["text-generation", "embedding"]
@@ -99,8 +110,10 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         family: Which of our loaders reads the folder.
         task: What the model is for.
         labels: Class names in the order of the logits; empty for text generation.
-        inputs: Input by name; a single one is named `input`. Empty for text generation.
-        hyperparameters: Keyword arguments that rebuild the network.
+        inputs: Input by name; a single one is named `input`, that of family `vision-language`
+            `image`. Empty for text generation.
+        hyperparameters: Keyword arguments that rebuild the network; of family `vision-language`
+            those of its eyes.
         architecture: For family `network`: its name in models/networks.
         module: For family `module`: `file.py:Class`; the file's copy lies in the folder.
         module_sha256: For family `module`: hex digest of that copy; another file is not run.

@@ -13,16 +13,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from purvey.contracts.model import TrainedTask
+from purvey.contracts.model import GENERATING, TrainedTask
 from purvey.contracts.recipe_parts.adapting import DpoConfig, LoraConfig, check_tuning
 from purvey.contracts.recipe_parts.applies import check_applies
 from purvey.contracts.recipe_parts.building import InitConfig, ModelConfig, TokenizerConfig
 from purvey.contracts.recipe_parts.descent import OptimizerConfig, ScheduleConfig
+from purvey.contracts.recipe_parts.embedding import EmbeddingConfig, check_embedding
 from purvey.contracts.recipe_parts.inputs import AugmentConfig, PreprocessConfig
 from purvey.contracts.recipe_parts.looping import LoopConfig, TestConfig
 from purvey.contracts.recipe_parts.parallel import ParallelConfig, check_parallel
 from purvey.contracts.recipe_parts.part import Name, Part
 from purvey.contracts.recipe_parts.regression import RegressionConfig, check_regression
+from purvey.contracts.recipe_parts.scaling import check_scaling, scaled
 from purvey.contracts.sizes import check_new_decoder
 from purvey.errors import InvalidValueError
 
@@ -47,6 +49,7 @@ class TrainConfig(Part):
     dpo: DpoConfig = DpoConfig()
     train: LoopConfig = LoopConfig()
     regression: RegressionConfig = RegressionConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
     parallel: ParallelConfig = ParallelConfig()
     test: TestConfig = TestConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -58,6 +61,11 @@ class TrainConfig(Part):
             msg = "train.method 'lora' adapts a base: set model.base instead of model.architecture"
             raise ValueError(msg)
         return self
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Keyword arguments of a new architecture, at the size that the factors ask for."""
+        return scaled(self.model, task=self.task)
 
     def digest(self) -> str:
         """Return the hex SHA-256 of the resolved recipe's canonical JSON."""
@@ -92,6 +100,9 @@ def parse_recipe(values: dict[str, Any], *, at: str = "recipe") -> TrainConfig:
     _check_model(recipe, at=at)
     check_applies(recipe.train, task=recipe.task, at=at)
     check_regression(recipe.regression, task=recipe.task, at=at)
+    check_embedding(
+        recipe.embedding, task=recipe.task, loop=recipe.train, parallel=recipe.parallel, at=at
+    )
     has_base = recipe.model.base is not None
     is_new_decoder = recipe.task == "text-generation" and not has_base
     check_parallel(
@@ -99,7 +110,7 @@ def parse_recipe(values: dict[str, Any], *, at: str = "recipe") -> TrainConfig:
         task=recipe.task,
         loop=recipe.train,
         optimizer=recipe.optimizer,
-        hyperparameters=recipe.model.hyperparameters if is_new_decoder else None,
+        hyperparameters=recipe.hyperparameters if is_new_decoder else None,
         at=at,
     )
     check_tuning(recipe.train, lora=recipe.lora, dpo=recipe.dpo, has_base=has_base, at=at)
@@ -145,10 +156,11 @@ def _check_model(recipe: TrainConfig, *, at: str) -> None:
             "init.scheme fills the weights of a new architecture; model.base has its own.",
             param=f"{at}.init.scheme",
         )
-    if recipe.task == "text-generation" and recipe.model.base is None:
-        check_new_decoder(
-            recipe.model.hyperparameters, vocabulary_size=recipe.tokenizer.vocabulary_size
-        )
+    check_scaling(
+        recipe.model, task=recipe.task, loop=recipe.train, scheme=recipe.init.scheme, at=at
+    )
+    if recipe.task in GENERATING and recipe.model.base is None:
+        check_new_decoder(recipe.hyperparameters, vocabulary_size=recipe.tokenizer.vocabulary_size)
 
 
 def _suggestion(schema: type[BaseModel], path: list[str]) -> str:

@@ -54,7 +54,11 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A dataset version; `manifest` is there once `status` is `ready`."""
+    """A dataset version; `manifest` is there once `status` is `ready`.
+
+    `family` is the id of the first version, None for one that is it; `parent` the version that
+    this one adds to.
+    """
 
     id: str
     project_id: str
@@ -67,6 +71,27 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str | None = None
     manifest: dict[str, Any] | None = None  # DatasetManifest as JSON
     error: dict[str, Any] | None = None  # code, message, param
+    parent: str | None = None
+    family: str | None = None
+    version: int = 1
+
+
+Rating = Literal["good", "bad"]
+
+
+class FeedbackRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody thinks of an answer; `correction` is the answer that was wanted."""
+
+    id: str
+    project_id: str
+    model: str
+    created_at: float
+    request_id: str | None = None
+    input: str | None = None
+    output: str | None = None
+    rating: Rating | None = None
+    correction: str | None = None
+    metadata: dict[str, str] = {}
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,9 +69,17 @@ def free_memory() -> int:
     return memory_of_machine() if kibibytes is None else min(kibibytes * 2**10, memory_of_machine())
 
 
+def used_memory() -> int:
+    """Return the bytes of memory that this process holds."""
+    return _pages(1) * resource.getpagesize()
+
+
 def _used_bytes() -> int:
-    num_pages = int(_STATM.read_text(encoding="ascii").split()[0])
-    return num_pages * resource.getpagesize()
+    return _pages(0) * resource.getpagesize()
+
+
+def _pages(column: int) -> int:
+    return int(_STATM.read_text(encoding="ascii").split()[column])
 
 
 def _smaller(wanted: int, most: int) -> int:

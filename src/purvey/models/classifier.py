@@ -1,13 +1,13 @@
 """One-pass models: inputs in, one logit per label out; one score for a regression.
 
-Hashed n-grams, a network of models/networks, or a user's module.
+Hashed n-grams, an encoder, a pretrained network, one of models/networks, or a user's module.
 
 Shape letters, this file only:
     B = inputs of a batch   L = labels, or 1 for a score
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from purvey.contracts.engine import NamedInputs, PlainInput, TextInput
+from purvey.contracts.hugging_face import PRETRAINED
 from purvey.contracts.model import InputSpec, ModelManifest, NumberSpec, Task, TextSpec
 from purvey.contracts.sizes import check_parameters
 from purvey.errors import InvalidValueError
 from purvey.models import text_ngrams
 from purvey.models.custom import UserModule, load_from_folder, load_from_roots
+from purvey.models.encoder import texts as encoder_texts
+from purvey.models.encoder.building import TokenizerFiles
+from purvey.models.encoder.classifying import load_text_classifier
+from purvey.models.encoder.module import EncoderModule
+from purvey.models.encoder.saving import save_encoder
+from purvey.models.encoder.texts import TextReader
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.manifest import read_manifest, write_manifest
 from purvey.models.folder.network_file import load_network_weights
@@ -29,12 +36,15 @@ from purvey.models.inputs.media import MediaReader
 from purvey.models.inputs.tensors import check_names, tensor_of
 from purvey.models.networks import catalogue
 from purvey.models.networks.building import build_network
+from purvey.models.pretrained.folders import load_pretrained, save_pretrained
+from purvey.models.pretrained.modules import Pretrained
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
 from purvey.parse.parser import PARSER, MediaDecoder
 
 Prepared = tuple[Tensor, ...]
 """One input as tensors, before it is joined with others into a batch."""
 TEXT_NGRAMS = "text-ngrams"
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +55,15 @@ class Classifier:
         manifest: Labels, inputs, hyperparameters, temperature.
         module: The network; float32, on the CPU.
         source: For a user's module, the file's bytes.
+        reader: For an encoder, what turns texts into its tokens.
+        tokenizer: For an encoder that is to be saved, what its folder says about tokens.
     """
 
     manifest: ModelManifest
     module: nn.Module
     source: bytes | None = None
+    reader: TextReader | None = None
+    tokenizer: TokenizerFiles | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -87,6 +101,8 @@ class Classifier:
         """Join prepared inputs into the tensors that `logits` takes."""
         if self.manifest.family == TEXT_NGRAMS:
             return text_ngrams.collate([(features, weights) for features, weights in items])
+        if self.reader is not None:
+            return encoder_texts.collate([(tokens_T, types_T) for tokens_T, types_T in items])
         return tuple(torch.stack(column) for column in zip(*items, strict=True))
 
     def logits(self, batch: tuple[Tensor, ...]) -> Tensor:
@@ -117,20 +133,22 @@ class Classifier:
     def with_manifest(self, **changes: Any) -> "Classifier":  # noqa: ANN401 (fields of the manifest)
         """Return the same network with other words about it (temperature, report, lineage)."""
         manifest = msgspec.structs.replace(self.manifest, **changes)
-        return Classifier(manifest=manifest, module=self.module, source=self.source)
+        return replace(self, manifest=manifest)
 
     def _prepared(self, inputs: NamedInputs, media: MediaReader) -> Prepared:
         declared = self.manifest.inputs
         check_names(inputs, declared)
-        if self.manifest.family == TEXT_NGRAMS:
+        if self.manifest.family in (TEXT_NGRAMS, ENCODER):
             ((name, spec),) = declared.items()
-            return self._featurised(inputs[name], spec, name)
+            return self._read(inputs[name], spec, name)
         return tuple(tensor_of(inputs[name], spec, name, media) for name, spec in declared.items())
 
-    def _featurised(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
-        assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
+    def _read(self, value: PlainInput, spec: InputSpec, name: str) -> Prepared:
         if not isinstance(value, TextInput) or not isinstance(spec, TextSpec):
             raise InvalidValueError(f"the input {name!r} must be text.", param=name)
+        if self.reader is not None:
+            return self.reader.tensors(value.text, max_bytes=spec.max_bytes, param=name)
+        assert isinstance(self.module, text_ngrams.TextNgrams), "family and network disagree"
         buckets = self.module.table.shape[0]
         return text_ngrams.featurise(value.text, buckets=buckets, max_bytes=spec.max_bytes)
 
@@ -180,7 +198,17 @@ def build_classifier(
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Write `purvey.json`, `model.safetensors` and, for a user's module, its file."""
+    """Write `purvey.json`, `model.safetensors` and, for a user's module, its file.
+
+    An encoder's folder is also one of `transformers`.
+    """
+    if isinstance(classifier.module, Pretrained):
+        save_pretrained(folder, classifier.module, classifier.manifest)
+        return
+    if isinstance(classifier.module, EncoderModule):
+        assert classifier.tokenizer is not None, "a trained encoder keeps its tokenizer"
+        save_encoder(folder, classifier.module, classifier.tokenizer, classifier.manifest)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(classifier.module.state_dict(), folder / WEIGHTS_NAME)
     if classifier.source is not None:
@@ -199,6 +227,11 @@ def load_classifier(folder: Path) -> Classifier:
     """
     refuse_unsafe_files(folder)
     manifest = read_manifest(folder)
+    if manifest.family == ENCODER:
+        opened = load_text_classifier(folder, manifest)
+        return Classifier(manifest=manifest, module=opened.module, reader=opened.reader)
+    if manifest.family in PRETRAINED:
+        return Classifier(manifest=manifest, module=load_pretrained(folder, manifest))
     source = None
     if manifest.family == TEXT_NGRAMS:
         network: nn.Module = _text_ngrams(len(manifest.labels), manifest.hyperparameters)

@@ -20,11 +20,11 @@ def initialise(module: nn.Module, scheme: InitScheme, *, generator: torch.Genera
     Embeddings have no fan-in; only `normal_002` draws them. `default` changes nothing.
 
     Args:
-        module: A network with real parameters.
+        module: A network; on the meta device there is nothing to draw.
         scheme: Name of the scheme.
         generator: Source of chance; layers draw from it in the order of `module.modules()`.
     """
-    if scheme == "default":
+    if scheme == "default" or any(p.is_meta for p in module.parameters()):
         return
     for layer in module.modules():
         if isinstance(layer, _Dense):

@@ -11,13 +11,18 @@ from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.language import LanguageModel, load_language_model
 from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
+from purvey.models.seeing.model import VisionLanguageModel, load_vision_language_model
 from purvey.models.speech.recogniser import SpeechModel, load_speech_model
 from purvey.models.weights import refuse_unsafe_files
+
+AnyModel = (
+    LanguageModel | ForeignModel | Classifier | EmbeddingModel | SpeechModel | VisionLanguageModel
+)
 
 
 def open_model(
     source: ModelSource, *, is_widened: bool = True, has_matrices: bool = True
-) -> LanguageModel | ForeignModel | Classifier | EmbeddingModel | SpeechModel:
+) -> AnyModel:
     """Open a registered model for computing: float32, on the CPU, in evaluation mode.
 
     An adapter is merged onto its base. A user's module runs from the folder's own copy, whose
@@ -26,7 +31,7 @@ def open_model(
     Args:
         source: Where it lies; for an adapter, also where its base lies.
         is_widened: Whether a language model that is no adapter comes as float32; else its weights
-            keep their files' dtypes, to be served.
+            keep their files' dtypes, to be served. Eyes always come as float32.
         has_matrices: Whether its linear layers have weights: not needed where they are kept in
             another form.
 
@@ -42,6 +47,8 @@ def open_model(
         return load_foreign_model(folder)
     if manifest.family == "speech":
         return load_speech_model(folder)
+    if manifest.family == "vision-language":
+        return load_vision_language_model(folder, is_widened=is_widened, has_matrices=has_matrices)
     if manifest.family != "decoder":
         return load_classifier(folder)
     if not (folder / ADAPTER_CONFIG_NAME).is_file():

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M")
 _FILLS = frozenset({
     Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_,
     init.normal_, init.uniform_, init.kaiming_uniform_, init.zeros_, init.ones_,
@@ -24,7 +24,7 @@ def skeleton(config: DecoderConfig) -> Decoder:
 
 
 def without_numbers(build: Callable[[], M]) -> M:
-    """Build a module on the meta device.
+    """Build a module, or what holds one, on the meta device.
 
     Initial values are not even pretended: on this device torch does so through its compiler,
     whose import alone takes longer than everything else that loads a model.

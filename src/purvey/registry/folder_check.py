@@ -17,13 +17,15 @@ import msgspec
 from purvey.contracts.hugging_face import (
     DECODERS,
     ENCODERS,
+    INPUTS_NAME,
     MODULES_NAME,
+    PRETRAINED,
     causal_architecture,
     is_classifier,
     manifest_of,
     num_labels,
 )
-from purvey.contracts.model import MANIFEST_NAME, ModelManifest
+from purvey.contracts.model import EYES_NAME, MANIFEST_NAME, ModelManifest
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.registry import adapters
 from purvey.registry.adapters import AdapterFolder, read_adapter
@@ -221,8 +223,13 @@ def _manifest(folder: Path, headers: _Headers) -> ModelManifest:
         if _is_adapter(folder):
             return ModelManifest(family="decoder", task="text-generation")
         config = _object(folder, "config.json")
-        manifest = manifest_of(config, has_modules=(folder / MODULES_NAME).is_file())
-        _require_language(folder, headers, manifest)
+        has_inputs = (folder / INPUTS_NAME).is_file()
+        manifest = manifest_of(
+            config,
+            has_modules=(folder / MODULES_NAME).is_file(),
+            inputs=_object(folder, INPUTS_NAME) if has_inputs else {},
+        )
+        _require_whole(folder, headers, manifest)
         return manifest
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=ModelManifest)
@@ -234,11 +241,20 @@ def _manifest(folder: Path, headers: _Headers) -> ModelManifest:
         raise _invalid("a folder holds no model of an upstream; register that by its name.")
     if manifest.base is not None or _is_adapter(folder):
         return manifest
-    if manifest.family in ("decoder", "encoder", "transformers"):
+    _require_whole(folder, headers, manifest)
+    return manifest
+
+
+def _require_whole(folder: Path, headers: _Headers, manifest: ModelManifest) -> None:
+    """Make sure that there is what a family needs."""
+    if manifest.family in ("decoder", "encoder", "transformers", "vision-language"):
         _require_language(folder, headers, manifest)
+        if manifest.family == "vision-language" and EYES_NAME not in headers:
+            raise _invalid(f"the folder holds a model that sees, without {EYES_NAME}.")
     elif not headers:
         raise _invalid("the folder holds no safetensors file.")
-    return manifest
+    elif manifest.family in PRETRAINED and not manifest.inputs:
+        raise _invalid(f"config.json or {INPUTS_NAME} describes no input that is prepared here.")
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -260,15 +276,21 @@ def _require_language(folder: Path, headers: _Headers, manifest: ModelManifest) 
     """Make sure that a model over tokens is of a family that is served, and whole."""
     config = _object(folder, "config.json")
     _require_architecture(config, manifest)
-    if manifest.task == "rerank" and (not is_classifier(config) or num_labels(config) != 1):
-        raise _invalid(
-            f"config.json has {num_labels(config)} labels; a model that ranks ends in one."
-        )
+    _require_labels(config, manifest)
     _object(folder, "tokenizer.json")
     if (folder / "model.safetensors.index.json").is_file():
         _require_shards(_object(folder, "model.safetensors.index.json"), headers)
     elif "model.safetensors" not in headers:
         raise _invalid("neither model.safetensors nor its index is there.")
+
+
+def _require_labels(config: dict[str, Any], manifest: ModelManifest) -> None:
+    """Make sure that a head ends in what the task says."""
+    found = num_labels(config) if is_classifier(config) else 0
+    if manifest.task == "rerank" and found != 1:
+        raise _invalid(f"config.json has {found} labels; a model that ranks ends in one.")
+    if manifest.task == "text-classification" and found != (len(manifest.labels) or -1):
+        raise _invalid(f"config.json has {found} labels, the model {len(manifest.labels)}.")
 
 
 def _require_architecture(config: dict[str, Any], manifest: ModelManifest) -> None:

@@ -30,6 +30,11 @@ from purvey.server.native import (
     training_reports,
     usage,
 )
+from purvey.server.native.collecting import feedback
+from purvey.server.native.collecting import hub as hub_datasets
+from purvey.server.native.collecting import profiles as dataset_profiles
+from purvey.server.native.collecting import rows as dataset_rows
+from purvey.server.native.collecting import versions as dataset_versions
 from purvey.server.native.explaining import Explainer, recover
 from purvey.server.openai import (
     absent,
@@ -66,6 +71,11 @@ RESOURCES: Iterable[Routes] = (
     files.routes,
     fine_tuning.routes,
     datasets.routes,
+    dataset_profiles.routes,
+    dataset_rows.routes,
+    dataset_versions.routes,
+    feedback.routes,
+    hub_datasets.routes,
     deployments.routes,
     training_jobs.routes,
     training_reports.routes,

@@ -22,6 +22,7 @@ from purvey.contracts.engine import (
     Started,
     TokenLogprob,
 )
+from purvey.contracts.model import GENERATING
 from purvey.contracts.records import ModelRecord
 from purvey.contracts.sampling import Sampling
 from purvey.errors import (
@@ -162,7 +163,7 @@ def check_generates(engine: EngineClient, record: ModelRecord, *, needs_template
     Raises:
         MethodUnsupportedError: It does not generate text, or takes no conversations.
     """
-    if engine.model.task != "text-generation":
+    if engine.model.task not in GENERATING:
         raise MethodUnsupportedError(
             f"the model {record.name!r} is for {engine.model.task}, not for generating text.",
             param="model",

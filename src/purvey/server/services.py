@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from purvey.access.keys import KeyRing
 from purvey.contracts.clock import Clock
 from purvey.contracts.limits import LIMITS, Limits
+from purvey.jobs.estimates import Estimator
 from purvey.jobs.service import JobService
 from purvey.meter.ledger import Meter
 from purvey.network.outbound import Outbound
 from purvey.network.upstream import Upstreams
 from purvey.registry.deployments.book import Deployments
 from purvey.registry.engines.pool import EnginePool
+from purvey.registry.hub.datasets import HubDatasets
 from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
 from purvey.registry.upstream_models import UpstreamModels
@@ -43,6 +45,7 @@ class Services:
         is_ready: Whether new work is taken; false while the server starts or drains.
         outbound: Fetches what callers give the address of.
         pulls: Fetches models from the hub.
+        hub_datasets: Fetches files of datasets from the hub.
         upstreams: Other servers that compute models, by name.
         upstream_models: What is registered of theirs.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
@@ -55,11 +58,13 @@ class Services:
     keys: KeyRing
     meter: Meter
     jobs: JobService
+    estimator: Estimator
     models: ModelRegistry
     deployments: Deployments
     engines: EnginePool
     outbound: Outbound
     pulls: Pulls
+    hub_datasets: HubDatasets
     upstreams: Upstreams
     upstream_models: UpstreamModels
     clock: Clock

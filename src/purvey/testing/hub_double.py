@@ -16,7 +16,8 @@ class HubDouble:
     """Answers like the hub.
 
     Args:
-        files: Content by name; what ends in `.safetensors` or `.bin` lies in large storage.
+        files: Content by name; what ends in `.safetensors`, `.bin` or `.parquet` lies in large
+            storage.
 
     Attributes:
         heads: Heads of the requests so far; set to those of the server that asks this for answers.
@@ -43,9 +44,10 @@ class HubDouble:
         for beginning, answer in self.refusals.items():
             if path.startswith(beginning):
                 return [answer]
-        if path.startswith(f"/api/models/{SOURCE}/revision/"):
+        if path.startswith((f"/api/models/{SOURCE}/", f"/api/datasets/{SOURCE}/")):
             return [answer_of(200, json.dumps(self._listing()).encode())]
-        name = unquote(path.rsplit("/", 1)[1] if "/resolve/" not in path else path.split("/", 5)[5])
+        resolved = path.partition("/resolve/")[2].partition("/")[2]
+        name = unquote(resolved or path.partition("/stored/")[2])
         content = self.tampered.get(name, self.files.get(name))
         if content is None:
             return [answer_of(404)]
@@ -82,7 +84,7 @@ class HubDouble:
 
 
 def _is_large(name: str) -> bool:
-    return name.endswith((".safetensors", ".bin"))
+    return name.endswith((".safetensors", ".bin", ".parquet"))
 
 
 def _start(head: str) -> int:

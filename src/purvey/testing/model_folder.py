@@ -8,7 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from purvey.contracts.model import MANIFEST_NAME, AudioSpec, ModelManifest
+from purvey.contracts.model import (
+    EYES_NAME,
+    MANIFEST_NAME,
+    AudioSpec,
+    ImageSpec,
+    ModelManifest,
+)
 
 TENSOR = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -78,6 +84,20 @@ def write_plausible_recogniser(folder: Path) -> Path:
     )
     (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
     write_zeros(folder / "model.safetensors", {"head.weight": (2, 2)})
+    return folder
+
+
+def write_plausible_seer(folder: Path) -> Path:
+    """Write a model that answers about images; a scripted engine answers as about text alone."""
+    write_plausible_folder(folder)
+    manifest = ModelManifest(
+        family="vision-language",
+        task="image-text-to-text",
+        inputs={"image": ImageSpec(height=8, width=8)},
+        architecture="vision-decoder",
+    )
+    (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    write_zeros(folder / EYES_NAME, {"projector.0.weight": (2, 2)})
     return folder
 
 

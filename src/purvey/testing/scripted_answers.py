@@ -41,12 +41,15 @@ LIKELY, UNLIKELY = math.log(0.8), math.log(0.1)
 def rendered(prompt: Prompt) -> str:
     """Return the prompt as the text that is counted: turns as `role: content` lines.
 
+    An image is a line before them, of 17 characters.
+
     Raises:
         InvalidValueError: A token id is no character's.
     """
     match prompt:
-        case ChatPrompt(messages=messages):
-            return "".join(f"{m.role}: {m.content}\n" for m in messages)
+        case ChatPrompt(messages=messages, images=images):
+            seen = (f"<image {zlib.crc32(image.data):08x}>\n" for image in images)
+            return "".join((*seen, *(f"{m.role}: {m.content}\n" for m in messages)))
         case TextPrompt(text=text):
             return text
         case _:

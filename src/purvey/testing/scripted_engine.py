@@ -33,7 +33,7 @@ from purvey.contracts.engine import (
     Tokenized,
 )
 from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
-from purvey.contracts.model import MANIFEST_NAME, ModelManifest, Task
+from purvey.contracts.model import GENERATING, MANIFEST_NAME, ModelManifest, Task
 from purvey.contracts.speech.transcription import Heard, Transcribe, TranscriptEvent
 from purvey.errors import (
     ContextLengthError,
@@ -278,7 +278,7 @@ class ScriptedEngine:
             self._running.discard(request.request_id)
 
     def _require_generation(self) -> None:
-        if self._model.task != "text-generation":
+        if self._model.task not in GENERATING:
             raise MethodUnsupportedError(
                 f"this model is for {self._model.task}; it does not generate text", param="model"
             )
@@ -363,8 +363,9 @@ class ScriptedLauncher:
 
     def _claim(self, folder: Path) -> ModelLoaded:
         manifest = _manifest(folder)
-        if manifest.task == "text-generation":
+        if manifest.task in GENERATING:
             claim = text_generation(context_tokens=self._context_tokens)
+            claim = msgspec.structs.replace(claim, task=manifest.task, inputs=manifest.inputs)
             is_foreign = manifest.family == "transformers"
             return msgspec.structs.replace(claim, path="transformers") if is_foreign else claim
         is_embedder, has_tokens = manifest.task == "embedding", not manifest.inputs

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from purvey.contracts.data import DATASET_MANIFEST_NAME, Column, DatasetManifest
+from purvey.contracts.estimating.needs import DiskNeed, Estimated, MemoryNeed, TimeNeed
 from purvey.contracts.jobs import (
     DatasetBuilt,
     FromWorker,
@@ -30,6 +31,24 @@ from purvey.contracts.sweep.messages import SweepFinished, Trial, TrialAsked, Tr
 from purvey.contracts.sweep.space import samples
 
 _KILLED = -9
+
+ESTIMATED = Estimated(
+    parameters=1_000,
+    trained_parameters=1_000,
+    memory=MemoryNeed(
+        process_bytes=300 * 2**20,
+        data_bytes=2**20,
+        weights_bytes=4_000,
+        gradients_bytes=4_000,
+        optimizer_bytes=8_000,
+        copies_bytes=16_000,
+        activations_bytes=32_000,
+        free_bytes=2**33,
+    ),
+    disk=DiskNeed(checkpoints_bytes=48_000, model_bytes=4_000, free_bytes=2**36),
+    time=TimeNeed(steps=3, low_s=0.1, high_s=0.3, is_measured=True),
+)
+"""What a worker says of every run that it is to estimate."""
 
 
 class Conversation:
@@ -66,6 +85,9 @@ async def succeed(worker: Conversation) -> int:
     worker.say(Heartbeat())
     if worker.spec.kind == "dataset":
         deliver_dataset(worker)
+        return 0
+    if worker.spec.kind == "estimate":
+        worker.say(ESTIMATED)
         return 0
     if worker.spec.kind == "sweep":
         return await search(worker)
@@ -176,11 +198,15 @@ class ScriptedJobLauncher:
     """Launches scripts instead of processes.
 
     Args:
-        script: What a worker does when no other script waits; `succeed` unless given.
+        script: What the worker of a job does when no other script waits; `succeed` unless given.
+
+    Attributes:
+        estimating: What the worker of an estimate does: it is no job, and takes no job's script.
     """
 
     def __init__(self, script: Script = succeed) -> None:
         self.script = script
+        self.estimating: Script = succeed
         self.launched: list[JobSpec] = []
         self._next: list[Script] = []
 
@@ -191,6 +217,8 @@ class ScriptedJobLauncher:
     async def launch(self, spec: JobSpec) -> "ScriptedJobWorker":
         """Start a script on the spec."""
         self.launched.append(spec)
+        if spec.kind == "estimate":
+            return ScriptedJobWorker(Conversation(spec), self.estimating)
         script = self._next.pop(0) if self._next else self.script
         return ScriptedJobWorker(Conversation(spec), script)
 

@@ -93,9 +93,9 @@ class _Pieces:
     def run(self, needed: tuple[bool, ...]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the mean loss, and the gradients that are needed, in float32."""
         x_MD, weight_VD = self._x_MD, self._weight_VD
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = torch.zeros((), dtype=torch.float64, device=x_MD.device)
         grad_x_MD = torch.empty_like(x_MD) if needed[0] else None
-        grad_weight_VD = torch.zeros(weight_VD.shape) if needed[1] else None
+        grad_weight_VD = torch.zeros(weight_VD.shape, device=x_MD.device) if needed[1] else None
         rows = piece_rows(len(weight_VD))
         for start in range(0, len(x_MD), rows):
             piece = slice(start, start + rows)
@@ -123,7 +123,7 @@ class _Pieces:
         grad_CV = log_CV.exp_()  # the softmax, less what it is compared with
         if smoothing:
             grad_CV.sub_(smoothing / grad_CV.shape[1])
-        wanted_C1 = torch.full(targets_C1.shape, smoothing - 1.0)
+        wanted_C1 = torch.full(targets_C1.shape, smoothing - 1.0, device=x_CD.device)
         grad_CV.scatter_add_(1, targets_C1, wanted_C1)
         grad_CV.mul_(1 / len(self._x_MD))
         if slope_CV is not None:

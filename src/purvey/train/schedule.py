@@ -1,9 +1,31 @@
-"""Learning rate as a pure function of the step."""
+"""How many steps a run has, and its learning rate as a pure function of the step."""
 
 import math
+from dataclasses import dataclass
 from typing import assert_never
 
 from purvey.contracts.recipe_parts.descent import ScheduleConfig
+from purvey.contracts.recipe_parts.looping import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Steps of an epoch, of the run, and from one evaluation to the next."""
+
+    epoch_steps: int
+    total_steps: int
+    eval_interval: int
+
+
+def span_of(loop: LoopConfig, num_rows: int) -> Span:
+    """Return how far a run goes over so many training rows, if nothing stops it early."""
+    epoch_steps = math.ceil(num_rows / loop.batch_size)
+    by_epochs = max(1, math.ceil(loop.epochs * epoch_steps))
+    return Span(
+        epoch_steps=epoch_steps,
+        total_steps=min(by_epochs, loop.max_steps or by_epochs),
+        eval_interval=max(1, epoch_steps // loop.evals_per_epoch),
+    )
 
 
 def rate_factor(step: int, *, total_steps: int, config: ScheduleConfig) -> float:

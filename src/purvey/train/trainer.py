@@ -18,6 +18,7 @@ from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import CheckpointSaved
 from purvey.contracts.recipe import TrainConfig
+from purvey.models.scaling.mup import AS_IN_BASE, Reaches
 from purvey.train.chance import seed_torch
 from purvey.train.checkpoint import Snapshot, Written, read_checkpoint
 from purvey.train.early_stopping import advance, is_better, should_stop
@@ -26,7 +27,7 @@ from purvey.train.optim import build_optimizer
 from purvey.train.parallel.team import Alone, Team
 from purvey.train.progress import Meter, Progress, StopReason, Watch
 from purvey.train.saving.writer import CheckpointWriter
-from purvey.train.schedule import rate_factor
+from purvey.train.schedule import rate_factor, span_of
 from purvey.train.state import RunState, live_tensors, own_tensors, restore_tensors
 from purvey.train.step import BatchLoss, update
 from purvey.train.weights.averaging import MeanWeights
@@ -61,6 +62,7 @@ class Trainer:
         run_digest: Names recipe, data and code, so that no foreign checkpoint is resumed.
         watch: Entered around every step, by whoever wants to notice one that hangs.
         team: Makes what the ranks of the run are to it, dividing the learner's module if so.
+        reaches: Of weights that are wider than in a base, which sets their rates.
     """
 
     def __init__(
@@ -74,17 +76,17 @@ class Trainer:
         run_digest: str,
         watch: Watch = nullcontext,
         team: Callable[[Learner], Team] = Alone,
+        reaches: Reaches = AS_IN_BASE,
     ) -> None:
         self._team = team(learner)
         self._learner, self._config, self._progress = learner, config, progress
         self._clock, self._run_digest, self._watch = clock, run_digest, watch
         self._writer = CheckpointWriter(checkpoints, run_digest=run_digest, report=self._report)
-        self.steps_per_epoch = math.ceil(learner.num_rows / config.train.batch_size)
-        by_epochs = max(1, math.ceil(config.train.epochs * self.steps_per_epoch))
-        self.total_steps = min(by_epochs, config.train.max_steps or by_epochs)
-        self._eval_interval = max(1, self.steps_per_epoch // config.train.evals_per_epoch)
+        span = span_of(config.train, learner.num_rows)
+        self.steps_per_epoch, self.total_steps = span.epoch_steps, span.total_steps
+        self._eval_interval = span.eval_interval
         self._parameters = [p for p in self._team.own.parameters() if p.requires_grad]
-        self._optimizer = build_optimizer(self._team.own, config.optimizer)
+        self._optimizer = build_optimizer(self._team.own, config.optimizer, reaches)
         self._state = RunState()
         self._mean: MeanWeights | None = None
         if config.train.ema_decay is not None:

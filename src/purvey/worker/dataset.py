@@ -50,7 +50,7 @@ def run(spec: JobSpec, link: EventLink) -> DatasetBuilt:
 
     Raises:
         InvalidValueError: The request names a column that is not there.
-        InvalidFileError: A file or row is not usable; the message names the line.
+        InvalidFileError: A file is not usable; the message names its first bad lines.
         UnsafeArchiveError: A zip is not safe to read.
     """
     try:
@@ -59,7 +59,10 @@ def run(spec: JobSpec, link: EventLink) -> DatasetBuilt:
         raise first_problem(error, DatasetConfig) from None
     link.event(f"Reading {len(spec.files)} file(s).")
     manifest = build_dataset(spec.files, config, Path(spec.output_dir))
-    removed = manifest.profile["duplicates_removed"]
+    for caution in manifest.profile["warnings"]:
+        link.event(caution, level="warn")
+    profile = manifest.profile
+    removed = profile["duplicates_removed"] + profile["near_duplicates_removed"]
     sizes = ", ".join(f"{split} {count}" for split, count in manifest.rows.items())
     link.event(f"Dataset ready: {sizes} rows; {removed} duplicates removed.")
     return DatasetBuilt(manifest=manifest)

@@ -35,15 +35,17 @@ from purvey.contracts.engine import (
     ToEngine,
     Tokenize,
 )
-from purvey.contracts.model import AudioSpec, ImageSpec
+from purvey.contracts.model import GENERATING, AudioSpec, ImageSpec
 from purvey.contracts.speech.transcription import Transcribe
-from purvey.errors import InternalError, PurveyError, ShuttingDownError
+from purvey.engine.seeing.sight import Sight
+from purvey.errors import InternalError, PurveyError, SettingError, ShuttingDownError
 from purvey.models.chat import has_template
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
+from purvey.models.seeing.model import VisionLanguageModel
 from purvey.models.speech.recogniser import SpeechModel
 from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
@@ -120,6 +122,9 @@ def _opened(load: LoadModel, place: Place) -> Resident:
     model = open_model(load.source, is_widened=False, has_matrices=not is_kept)
     if isinstance(model, (LanguageModel, ForeignModel)):
         return ResidentLanguage(model, place, load)
+    if isinstance(model, VisionLanguageModel):
+        PARSER.warm()
+        return ResidentLanguage(model.language, place, load, sight=Sight(model.eyes, model.spec))
     if isinstance(model, EmbeddingModel):
         return ResidentEmbedder(
             model, max_batch_tokens=load.max_batch_tokens, window_s=load.batch_window_s
@@ -133,11 +138,29 @@ def _opened(load: LoadModel, place: Place) -> Resident:
 
 def _place(load: LoadModel) -> Place:
     """Return where the model is computed, having refused a language model that does not fit."""
-    if read_manifest(Path(load.source.folder)).task != "text-generation":
+    manifest = read_manifest(Path(load.source.folder))
+    if manifest.task not in GENERATING:
         return Place(is_cuda=False, chosen="fp32")
     if has_template(Path(load.source.folder)):
         PARSER.warm()  # its process starts while the weights load
+    if manifest.family == "vision-language":
+        return place_of(_on_processor(load))
     return place_of(load)
+
+
+def _on_processor(load: LoadModel) -> LoadModel:
+    """Keep a model that sees off the CUDA device, whose runner takes tokens alone.
+
+    Raises:
+        SettingError: It was to be computed there.
+    """
+    if load.device == "cuda":
+        raise SettingError(
+            f"{load.source.name!r} sees images, and such models are computed on the processor.",
+            param="device",
+            hint="Set device to cpu or auto.",
+        )
+    return msgspec.structs.replace(load, device="cpu")
 
 
 class _Process:

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from purvey import failpoints
 from purvey.contracts.clock import SystemClock
+from purvey.contracts.estimating.needs import Estimated
 from purvey.contracts.jobs import (
     DatasetBuilt,
     JobFailed,
@@ -31,7 +32,8 @@ from purvey.worker.job_link import JobInterrupted, JobLink, RankFailed
 
 logger = logging.getLogger(__name__)
 
-Runner = Callable[[JobSpec, JobLink], DatasetBuilt | ModelTrained | SweepFinished]
+Result = DatasetBuilt | ModelTrained | SweepFinished | Estimated
+Runner = Callable[[JobSpec, JobLink], Result]
 
 
 def run(link: Link[ToWorker]) -> int:
@@ -54,7 +56,7 @@ def run(link: Link[ToWorker]) -> int:
 
 def last_word(
     spec: JobSpec, job: JobLink, *, runner: Callable[[JobSpec], Runner]
-) -> DatasetBuilt | ModelTrained | SweepFinished | JobStopped | JobFailed:
+) -> Result | JobStopped | JobFailed:
     """Run the job and turn whatever happens into one message.
 
     Args:
@@ -117,5 +119,9 @@ def runner_of(spec: JobSpec) -> Runner:
             from purvey.worker.training import sweep
 
             return sweep.run
+        case "estimate":
+            from purvey.worker.estimating import estimate
+
+            return estimate.run
         case _ as never:
             assert_never(never)

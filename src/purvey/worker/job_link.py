@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import Any, Literal, NoReturn
 
+from purvey.contracts.estimating.needs import Estimated
 from purvey.contracts.jobs import (
     CheckpointSaved,
     DatasetBuilt,
@@ -111,7 +112,8 @@ class JobLink:
             threading.Thread(target=target, args=arguments, daemon=True).start()
 
     def close(
-        self, last: DatasetBuilt | ModelTrained | SweepFinished | JobStopped | JobFailed
+        self,
+        last: DatasetBuilt | ModelTrained | SweepFinished | Estimated | JobStopped | JobFailed,
     ) -> None:
         """Stop the heartbeat and say the last word; nothing follows it."""
         with self._beating:

@@ -29,9 +29,11 @@ from purvey.engine.door import Door
 from purvey.engine.greedy_text import GreedyWriter
 from purvey.engine.output.voice import Voice
 from purvey.engine.score import Pair, Scorer
+from purvey.engine.seeing.sight import Sight
 from purvey.errors import MethodUnsupportedError, PurveyError
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
+from purvey.models.seeing.model import IMAGE
 from purvey.worker.compute import Place, compute_of
 from purvey.worker.explaining import explain_language
 from purvey.worker.resident import CheckCancelled, Send, refusal
@@ -44,12 +46,20 @@ class ResidentLanguage:
         model: The model; our own decoder is emptied into serving form.
         place: Where it is computed.
         load: What it may use.
+        sight: Sees the images of conversations; None where the model reads text alone.
 
     Raises:
         SettingError: The memory or the batch is too small for this model.
     """
 
-    def __init__(self, model: LanguageModel | ForeignModel, place: Place, load: LoadModel) -> None:
+    def __init__(
+        self,
+        model: LanguageModel | ForeignModel,
+        place: Place,
+        load: LoadModel,
+        *,
+        sight: Sight | None = None,
+    ) -> None:
         num_parameters = model.num_parameters  # before it is emptied
         compute = compute_of(model, place, load)
         self._adapters = None
@@ -75,18 +85,21 @@ class ResidentLanguage:
             vocabulary_size=model.vocabulary_size,
             context_tokens=model.context_tokens,
             cache_tokens=self._core.cache_tokens,
+            sight=sight,
         )
         self._scorer = Scorer(self._core, self._door.encode_pair)
         self._writer = GreedyWriter(self._core, self._door)
         self._scores: dict[str, Future[list[list[float]]]] = {}
         self._lock = threading.Lock()
+        weights_bytes = compute.weights_bytes + (0 if sight is None else sight.num_bytes)
         self._loaded = ModelLoaded(
-            task="text-generation",
+            task="text-generation" if sight is None else "image-text-to-text",
+            inputs={} if sight is None else {IMAGE: sight.spec},
             context_tokens=model.context_tokens,
             has_chat_template=model.template is not None,
-            num_parameters=num_parameters,
-            resident_bytes=compute.weights_bytes + compute.cache_bytes,
-            weights_bytes=compute.weights_bytes,
+            num_parameters=num_parameters + (0 if sight is None else sight.num_parameters),
+            resident_bytes=weights_bytes + compute.cache_bytes,
+            weights_bytes=weights_bytes,
             workspace_bytes=compute.workspace_bytes,
             precision=compute.precision,
             path=compute.path,

@@ -6,6 +6,7 @@ import torch
 
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.jobs import JobSpec, ModelTrained
+from purvey.contracts.model import GENERATING
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
 from purvey.train.parallel.group import Group
@@ -14,9 +15,11 @@ from purvey.worker.job_link import JobLink
 from purvey.worker.ranks.launch import started
 from purvey.worker.ranks.teams import num_ranks, share_of
 from purvey.worker.training.classifier import train_classifier
+from purvey.worker.training.encoders.embedding import train_embedding
 from purvey.worker.training.language import train_language_model
 from purvey.worker.training.regression import train_regression
 from purvey.worker.training.run import TrainingLink, TrainingRun
+from purvey.worker.training.seeing import train_seeing
 from purvey.worker.training.speech import train_speech
 from purvey.worker.training.unused import refuse_unused
 from purvey.worker.watchdog import Watchdog
@@ -47,7 +50,7 @@ def run(
         RankFailed: Another process of the run broke or was killed.
     """
     config = parse_recipe(spec.recipe)
-    _refuse_unused(config)
+    refuse_for_task(config)
     size = num_ranks(config, num_threads=spec.num_threads)
     share = share_of(spec, size)
     _tell_ranks(config, size, spec.num_threads, link)
@@ -73,13 +76,26 @@ def train_rank(
     training = TrainingRun(
         spec=spec, config=config, link=link, clock=clock, watch=watch, group=group
     )
+    return learn(training)
+
+
+def learn(training: TrainingRun) -> ModelTrained:
+    """Do what the task of the recipe is.
+
+    Raises:
+        RankDone: As `train_rank`.
+    """
     if training.config.task == "text-generation":
-        refuse_unused(config, {}, is_declared_here=False)
+        refuse_unused(training.config, {}, is_declared_here=False)
         return train_language_model(training)
     if training.config.task == "regression":
         return train_regression(training)
     if training.config.task == "speech-recognition":
         return train_speech(training)
+    if training.config.task == "image-text-to-text":
+        return train_seeing(training)
+    if training.config.task == "embedding":
+        return train_embedding(training)
     return train_classifier(training)
 
 
@@ -93,14 +109,19 @@ def _tell_ranks(config: TrainConfig, size: int, num_threads: int, link: Training
         link.event(f"{size} ranks share {num_threads} threads; each takes one.", level="warn")
 
 
-def _refuse_unused(config: TrainConfig) -> None:
-    """Refuse what the run would pass over in silence."""
-    if config.model.base is not None and config.model.hyperparameters:
+def refuse_for_task(config: TrainConfig) -> None:
+    """Refuse what the run would pass over in silence.
+
+    Raises:
+        InvalidValueError: Names the field.
+    """
+    has_new_part = config.task == "image-text-to-text"  # the eyes of a language model
+    if config.model.base is not None and config.model.hyperparameters and not has_new_part:
         raise InvalidValueError(
             "model.hyperparameters shape a new architecture; model.base has its own.",
             param="recipe.model.hyperparameters",
         )
-    if config.train.method == "lora" and config.task != "text-generation":
+    if config.train.method == "lora" and config.task not in GENERATING:
         raise InvalidValueError(
             f"train.method 'lora' adapts language models; {config.task} trains every weight.",
             param="recipe.train.method",

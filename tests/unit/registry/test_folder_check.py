@@ -235,14 +235,16 @@ def test_a_manifest_cannot_send_our_own_families_to_transformers(folder: Path) -
         check_folder(folder, model_roots=[folder.parent])
 
 
-@pytest.mark.parametrize("labels", [{}, {"id2label": {"0": "no", "1": "yes"}}])
-def test_a_classifier_of_several_labels_ranks_nothing(
-    folder: Path, labels: dict[str, object]
-) -> None:
-    _edit("config.json", model_type="bert", **CROSS_ENCODER, **labels)(folder)
-    with pytest.raises(InvalidCheckpointError, match="has 2 labels") as raised:
-        check_folder(folder, model_roots=[folder.parent])
-    assert raised.value.param == "source"
+def test_a_classifier_of_several_labels_classifies_and_ranks_nothing(folder: Path) -> None:
+    labels = {"0": "no", "1": "yes"}
+    _edit("config.json", model_type="bert", id2label=labels, **CROSS_ENCODER)(folder)
+    manifest = check_folder(folder, model_roots=[folder.parent]).manifest
+    assert (manifest.task, manifest.labels) == ("text-classification", ("no", "yes"))
+    for task, given in (("rerank", []), ("text-classification", ["no", "yes", "maybe"])):
+        _manifest(family="encoder", task=task, labels=given)(folder)
+        with pytest.raises(InvalidCheckpointError, match="has 2 labels") as raised:
+            check_folder(folder, model_roots=[folder.parent])
+        assert raised.value.param == "source"
 
 
 def test_the_settings_of_inner_folders_count(folder: Path) -> None:

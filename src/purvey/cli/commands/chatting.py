@@ -40,8 +40,10 @@ class Talk:
 
     def reply(self) -> Reply:
         """Return how this model answers: chat, plain completion, classes or a score."""
+        from purvey.contracts.model import GENERATING
+
         task = self.client.models.get(self.model).task
-        if task is not None and task != "text-generation":
+        if task is not None and task not in GENERATING:
             return self._classify
         return self._chat if self.client.answers.takes_chat(self.model) else self._complete
 
@@ -68,11 +70,24 @@ class Talk:
         best = result.probabilities[:_CLASSES_SHOWN]
         return ", ".join(f"{p.label} {p.probability:.3f}" for p in best)
 
-    def answer_to(self, given: object, audio: Path | None) -> str:
-        """Return what a recogniser hears in a recording, or what `classes_of` returns."""
-        if audio is not None and self.client.models.get(self.model).task == "speech-recognition":
-            return self.client.answers.transcribe(self.model, audio)
-        return self.classes_of(given)
+    def answer_to(
+        self, given: object, *, image: Path | None, audio: Path | None, prompt: str | None
+    ) -> Iterable[str]:
+        """Yield what is heard, what is answered about an image, or what `classes_of` returns."""
+        task = self.client.models.get(self.model).task if image or audio else None
+        if audio is not None and task == "speech-recognition":
+            yield self.client.answers.transcribe(self.model, audio)
+        elif image is not None and task == "image-text-to-text":
+            yield from self._about(image, prompt or "")
+        else:
+            yield self.classes_of(given)
+
+    def _about(self, image: Path, text: str) -> Iterator[str]:
+        from purvey.client.answers import image_part
+
+        parts = [image_part(image), {"type": "text", "text": text}]
+        self.messages.append({"role": "user", "content": parts})
+        yield from self.client.answers.chat(self.model, self.messages, **self.sampling)
 
 
 def run(
@@ -83,7 +98,8 @@ def run(
         str | None, typer.Option(help="Answer this and end [read lines until end of input].")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="Classify this image and end, for image classifiers.")
+        Path | None,
+        typer.Option(help="Classify this image, or answer --prompt about it, and end."),
     ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="Classify this recording, or write it down, and end.")
@@ -114,11 +130,12 @@ def run(
     }
     with _served(model) as (client, name):
         talk = Talk(client=client, model=name, sampling=sampling)
-        if (given := _given(image, audio, inputs or ())) is not None:
-            _answer(model, [talk.answer_to(given, audio)], as_json=as_json)
-            return
         if system is not None:
             talk.messages.append({"role": "system", "content": system})
+        if (given := _given(image, audio, inputs or ())) is not None:
+            answer = talk.answer_to(given, image=image, audio=audio, prompt=prompt)
+            _answer(model, answer, as_json=as_json)
+            return
         reply = talk.reply()
         for text in _typed() if prompt is None else [prompt]:
             _answer(model, reply(text), as_json=as_json)

@@ -1,12 +1,13 @@
 """`purvey jobs ...`: look at runs and steer them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from purvey.cli.connection import connect
 from purvey.cli.moments import local_time, span
-from purvey.cli.terminal import AsJson, console, print_fields, print_json, print_table
+from purvey.cli.terminal import AsJson, console, notices, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from purvey.client.values import Event
@@ -56,6 +57,40 @@ def events(
         )
         for event in told:
             _print_event(event, as_json=as_json)
+
+
+@app.command()
+def watch(job_id: JobId, as_json: AsJson = False) -> None:
+    """Watch a job until it ends: a bar with its numbers and the time left, then its report.
+
+    Elsewhere than on a terminal the bar is a line for each evaluation. Exit 1 if the job fails.
+    """
+    from purvey.cli.commands.progress import watch as watch_job
+    from purvey.cli.details import job_fields
+    from purvey.client.jobs import succeeded
+
+    with connect() as client:
+        job = succeeded(watch_job(client, job_id, notices()))
+    if as_json:
+        print_json(job)
+    else:
+        print_fields(job_fields(job))
+
+
+@app.command()
+def tensorboard(
+    job_id: JobId,
+    to: Annotated[Path, typer.Option(help="Folder that `tensorboard --logdir` is given.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """Write what a job has told so far as an event file for TensorBoard."""
+    with connect() as client:
+        content = client.training_jobs.tensorboard(job_id)
+    file = to / job_id / "events.out.tfevents.0.purvey"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    console().print(str(file), markup=False)
 
 
 @app.command()

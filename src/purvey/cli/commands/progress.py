@@ -10,9 +10,10 @@ from purvey.cli.moments import span
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from purvey.client.values import Event
+    from purvey.client.purvey import Purvey
+    from purvey.client.values import Event, Job
 
-METRICS = ("accuracy", "macro_f1", "reward_accuracy", "perplexity", "valid_loss")
+METRICS = ("accuracy", "macro_f1", "exact_match", "reward_accuracy", "perplexity", "valid_loss")
 """Which validation metric the bar shows: the first of these that is known."""
 Numbers = dict[str, Any]  # metrics of an event, JSON values
 
@@ -23,6 +24,16 @@ def show_progress(events: Iterable["Event"], *, out: "Console") -> None:
         _show_bar(events, out)
     else:
         _show_lines(events, out)
+
+
+def watch(client: "Purvey", job_id: str, out: "Console") -> "Job":
+    """Show a job as it goes on until it has ended, and return it; Ctrl-C leaves it running."""
+    try:
+        show_progress(client.training_jobs.follow(job_id), out=out)
+    except KeyboardInterrupt:
+        out.print(f"The job goes on. `purvey jobs cancel {job_id}` ends it.", markup=False)
+        raise
+    return client.training_jobs.get(job_id)
 
 
 def metrics_text(data: Numbers) -> str:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 INPUTS = frozenset({"text", "number", "category", "image", "audio"})
 TASK_OF_COLUMNS: tuple[tuple[set[str], set[str], str], ...] = (
     ({"preference"}, set(), "text-generation"),
+    ({"conversation"}, {"image"}, "image-text-to-text"),
     ({"conversation"}, set(), "text-generation"),
     ({"transcript"}, {"audio"}, "speech-recognition"),
+    ({"transcript"}, {"image", "text"}, "image-text-to-text"),
     ({"label"}, {"text"}, "text-classification"),
     ({"label"}, {"image"}, "image-classification"),
     ({"label"}, {"audio"}, "audio-classification"),
@@ -33,6 +35,7 @@ and, where some are named, exactly those kinds of input."""
 _GIVEN = {
     "image-classification": "--image FILE",
     "audio-classification": "--audio FILE",
+    "image-text-to-text": '--image FILE --prompt "..."',
     "classification": "--input NAME=VALUE ...",
     "regression": "--input NAME=VALUE ...",
 }
@@ -58,12 +61,17 @@ def train(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start the job and return.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what the run would take; start nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model: upload, build the dataset, run the job, show the test report.
 
     A bare data file is enough; a recipe says the rest. The model is served when this returns.
     """
+    from purvey.cli.commands.estimating import show_estimates
+    from purvey.cli.commands.progress import watch
     from purvey.cli.commands.sources import check_plan, read_plan
     from purvey.client.jobs import succeeded
 
@@ -72,22 +80,20 @@ def train(
     check_plan(plan)
     out = notices()
     with connect() as client:
-        job = _start(client, plan, out)
+        with_dataset(client, plan, out)
+        if estimate:
+            show_estimates(client.training_jobs.validate(plan.recipe), as_json=as_json)
+            return
+        job = client.training_jobs.create(plan.recipe)
+        out.print(f"job {job.id}", markup=False)
         if not detach:
-            job = succeeded(_watch(client, job, out))
+            job = succeeded(watch(client, job.id, out))
     if as_json:
         print_json(job)
     elif job.status == "succeeded":
         _print_outcome(job, wanted=plan.recipe.get("name"))
     else:
         console().print(f"job {job.id}: {job.status}", markup=False)
-
-
-def _start(client: "Purvey", plan: "Plan", out: "Console") -> "Job":
-    with_dataset(client, plan, out)
-    job = client.training_jobs.create(plan.recipe)
-    out.print(f"job {job.id}", markup=False)
-    return job
 
 
 def with_dataset(client: "Purvey", plan: "Plan", out: "Console") -> None:
@@ -112,6 +118,8 @@ def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
     if removed := dataset.profile.get("duplicates_removed"):
         rows += f"; {removed} duplicates removed"
     out.print(f"dataset {dataset.id}: {columns}; rows: {rows}", markup=False)
+    for warning in dataset.profile.get("warnings", ()):
+        out.print(f"warning: {warning}", markup=False)
     return dataset
 
 
@@ -127,17 +135,6 @@ def _task_for(dataset: "Dataset") -> str:
     )
 
 
-def _watch(client: "Purvey", job: "Job", out: "Console") -> "Job":
-    from purvey.cli.commands.progress import show_progress
-
-    try:
-        show_progress(client.training_jobs.follow(job.id), out=out)
-    except KeyboardInterrupt:
-        out.print(f"The job goes on. `purvey jobs cancel {job.id}` ends it.", markup=False)
-        raise
-    return client.training_jobs.get(job.id)
-
-
 def _print_outcome(job: "Job", *, wanted: object) -> None:
     from purvey.cli.details import report_fields
 
@@ -150,4 +147,7 @@ def _print_outcome(job: "Job", *, wanted: object) -> None:
             )
         task = str((job.recipe or {}).get("task"))
         given = _GIVEN.get(task, '--prompt "..."')
-        console().print(f"Ask it: purvey run {job.trained_model} {given}", markup=False)
+        asked = f"Ask it: purvey run {job.trained_model} {given}"
+        if task == "embedding":
+            asked = f"{job.trained_model} answers /v1/embeddings, /v1/rerank and /v1/score."
+        console().print(asked, markup=False)

@@ -1,6 +1,6 @@
 """Which settings of the loop a task uses; the others must stay at their defaults."""
 
-from purvey.contracts.model import TrainedTask
+from purvey.contracts.model import GENERATING, TrainedTask
 from purvey.contracts.recipe_parts.looping import LoopConfig
 from purvey.errors import InvalidValueError
 
@@ -9,9 +9,9 @@ _CLASSIFYING = frozenset(
 )
 _USED_BY = {
     "class_weights": _CLASSIFYING,
-    "label_smoothing": _CLASSIFYING | {"text-generation"},
+    "label_smoothing": _CLASSIFYING | GENERATING,
     "objective": frozenset({"text-generation"}),
-    "packing": frozenset({"text-generation"}),
+    "packing": GENERATING,
     "recompute_activations": frozenset({"text-generation"}),
 }
 

@@ -35,7 +35,7 @@ class LoopConfig(Part):
     batch_size: Annotated[int, Field(ge=1, le=LIMITS.batch_size)] = 32
     """Rows (or packed sequences) of one optimizer step."""
     sequence_tokens: Annotated[int, Field(ge=8, le=LIMITS.sequence_tokens)] = 256
-    """Longest sequence of a language model's training row, in tokens."""
+    """Longest sequence of a language model's training row, or text of an encoder, in tokens."""
     packing: bool = True
     """Compute a batch's texts back to back, none seeing another, instead of padding them."""
     clip_norm: Positive | None = 1.0

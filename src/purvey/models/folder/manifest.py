@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
+from purvey.contracts.hugging_face import INPUTS_NAME, MODULES_NAME, manifest_of
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest
 from purvey.errors import InvalidCheckpointError
 from purvey.models.folder.json_file import read_optional_object
@@ -22,7 +22,9 @@ def read_manifest(folder: Path) -> ModelManifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         config = read_optional_object(folder / "config.json")
-        return manifest_of(config, has_modules=(folder / MODULES_NAME).is_file())
+        inputs = read_optional_object(folder / INPUTS_NAME)
+        has_modules = (folder / MODULES_NAME).is_file()
+        return manifest_of(config, has_modules=has_modules, inputs=inputs)
     try:
         return msgspec.json.decode(path.read_bytes(), type=ModelManifest)
     except msgspec.MsgspecError as error:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from purvey.contracts.clock import Clock
 from purvey.contracts.deployment import DeploymentRecord, GenerationDefaults, Profile
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.model import GENERATING
 from purvey.contracts.records import ModelRecord
 from purvey.errors import (
     ConflictError,
@@ -23,8 +24,6 @@ from purvey.store import models
 from purvey.store.database import Database
 from purvey.store.rows import Order, Page
 from purvey.store.serving import deployments as rows
-
-GENERATES = "text-generation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +176,7 @@ def _check(conn: Connection, record: DeploymentRecord) -> None:
     is_elsewhere = elsewhere(model) is not None
     what = "computed by another server" if is_elsewhere else f"for {model.task}"
     for name, profile in record.profiles.items():
-        generates = model.task == GENERATES
+        generates = model.task in GENERATING
         wrong = _wrong_for_generation(profile) if generates else _wrong_for_one_pass(profile)
         if is_elsewhere:
             wrong = wrong or _wrong_elsewhere(profile)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from purvey.contracts.deployment import EngineOptions, Precision
 from purvey.contracts.engine import ModelLoaded
-from purvey.contracts.hugging_face import manifest_of
-from purvey.contracts.model import ModelSource, Task
+from purvey.contracts.hugging_face import PRETRAINED, manifest_of
+from purvey.contracts.model import GENERATING, ModelSource, Task
 from purvey.registry.safetensors_header import TensorEntry
 from purvey.registry.weight_headers import read_tensors
 
@@ -94,15 +94,16 @@ class Needs:
         """
         tensors = read_tensors(Path(source.base_folder or source.folder))
         num_weights = sum(prod(entry.shape) for entry in tensors.values())
-        if task != "text-generation":
+        is_foreign = _is_foreign(Path(source.folder))
+        if task not in GENERATING:
             return Need(
                 num_weights=num_weights,
                 bytes_per_weight=_BYTES_PER_FLOAT,
                 embedding_bytes=0,
                 cache_bytes=0,
-                workspace_bytes=PROCESS_BYTES,
+                workspace_bytes=PROCESS_BYTES + (FOREIGN_BYTES if is_foreign else 0),
             )
-        if _is_foreign(Path(source.folder)):
+        if is_foreign:
             return Need(
                 num_weights=num_weights,
                 bytes_per_weight=_BYTES_PER_FLOAT,
@@ -157,4 +158,4 @@ def _is_foreign(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):  # what loads the folder says what is wrong with it
         return False
-    return manifest_of(config, has_modules=False).family == "transformers"
+    return manifest_of(config, has_modules=False).family in ("transformers", *PRETRAINED)

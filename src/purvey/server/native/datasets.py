@@ -1,40 +1,33 @@
 """`/v1/datasets`: files become a typed, cleaned, split, profiled table."""
 
-import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-import msgspec
-from fastapi import Query
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
-from purvey.contracts.data import SPLITS, ColumnKind, DatasetConfig, SplitConfig
+from purvey.contracts.data import SPLITS, ColumnKind, ColumnName, DatasetConfig, SplitConfig
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import (
     ConflictError,
-    IntegrityError,
     InUseError,
     InvalidValueError,
-    NotFoundError,
 )
 from purvey.server.answers import digest_of
 from purvey.server.job_routes import cancel
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
-from purvey.server.validation import Body, Question, at_param
+from purvey.server.validation import Body, at_param
 from purvey.store import datasets, files
-from purvey.store.artifacts import Artifacts
-from purvey.telemetry import alarms
 
 routes = Routes(tag="Datasets")
-PREVIEW_NAME = "preview.json"
-ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 FileId = Annotated[str, Field(min_length=1, max_length=64)]
+MOST_FILES = 64
 
 
 class Splits(Body):
@@ -42,7 +35,15 @@ class Splits(Body):
 
     validation: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
-    stratify: bool = Field(True, description="Keep each label's share in every split.")
+    stratify: bool | None = Field(
+        None, description="Keep each label's share in every split; unsaid, unless by time."
+    )
+    group: ColumnName | None = Field(
+        None, description="Column of the files whose equal values are on one side."
+    )
+    time: ColumnName | None = Field(
+        None, description="Column of the files whose latest rows are the test."
+    )
 
 
 class DatasetRequest(Body):
@@ -58,7 +59,7 @@ class DatasetRequest(Body):
         }
     )
 
-    file_ids: Annotated[list[FileId], Field(min_length=1, max_length=64)]
+    file_ids: Annotated[list[FileId], Field(min_length=1, max_length=MOST_FILES)]
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "parquet", "text", "image_folders", "audio_folders"
@@ -66,7 +67,11 @@ class DatasetRequest(Body):
     columns: (
         Annotated[dict[ColumnName, ColumnKind], Field(max_length=LIMITS.dataset_columns)] | None
     ) = Field(None, description="Kind by column name; inferred unless given.")
-    deduplicate: bool = True
+    deduplicate: Literal["exact", "near"] | bool = Field(
+        "exact",
+        description="Remove rows equal to an earlier one; `near`, nearly equal ones too; false, "
+        "none. `true` means `exact`.",
+    )
     splits: Splits | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -86,6 +91,8 @@ class DatasetObject(TypedDict):
     splits: dict[str, int]
     profile: dict[str, Any]
     digest: str | None
+    parent: str | None
+    version: int
     job_id: str
     error: dict[str, Any] | None
 
@@ -98,13 +105,6 @@ class DeletedDataset(TypedDict):
     deleted: bool
 
 
-class RowsQuery(Question):
-    """Which rows are shown."""
-
-    split: Literal["train", "validation", "test"] = "train"
-    limit: Annotated[int, Field(ge=1, le=100)] = Field(20, description="Rows at most.")
-
-
 EXAMPLE: dict[str, Any] = {  # JSON values
     "id": "ds_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
     "object": "dataset",
@@ -112,12 +112,14 @@ EXAMPLE: dict[str, Any] = {  # JSON values
     "status": "ready",
     "created_at": 1795467000.0,
     "file_ids": ["file-6f1c9a0e5b7d4c2f8a3e1b0d9c8f7a6e"],
-    "config": {"format": "auto", "columns": {}, "deduplicate": True, "seed": 0},
+    "config": {"format": "auto", "columns": {}, "deduplicate": "exact", "seed": 0},
     "columns": [{"name": "text", "kind": "text"}, {"name": "label", "kind": "label"}],
     "labels": ["billing", "delivery"],
     "splits": {"train": 320, "validation": 40, "test": 40},
     "profile": {"duplicates_removed": 0},
     "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "parent": None,
+    "version": 1,
     "job_id": "job_6f1c9a0e5b7d4c2f8a3e1b0d9c8f7a6e",
     "error": None,
 }
@@ -134,39 +136,22 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 async def create(call: Caller, body: DatasetRequest) -> DatasetObject:
     """Start building a dataset from uploaded files; it is `ready` or `failed` soon after."""
     config = _config(body)
-    names = await call.services.database.read(lambda conn: _file_names(conn, call, body.file_ids))
-    dataset_id = new_id("ds_")
-    made: list[DatasetRecord] = []
+    names = await call.services.database.read(lambda conn: file_names(conn, call, body.file_ids))
 
-    def beside(conn: Connection, job: JobRecord) -> None:
-        _file_names(conn, call, body.file_ids)  # again: one may have been deleted meanwhile
-        made.append(
-            DatasetRecord(
-                id=dataset_id,
-                project_id=call.project_id,
-                name=body.name or names[0],
-                status="processing",
-                config=job.recipe,
-                file_ids=tuple(body.file_ids),
-                job_id=job.id,
-                created_at=job.created_at,
-            )
+    def draft(conn: Connection, job: JobRecord, dataset_id: str) -> DatasetRecord:
+        file_names(conn, call, body.file_ids)  # again: one may have been deleted meanwhile
+        return DatasetRecord(
+            id=dataset_id,
+            project_id=call.project_id,
+            name=body.name or names[0],
+            status="processing",
+            config=job.recipe,
+            file_ids=tuple(body.file_ids),
+            job_id=job.id,
+            created_at=job.created_at,
         )
-        datasets.insert(conn, made[-1])
-        call.once.keep(conn, shown(made[-1]), subject=dataset_id)
 
-    await call.services.jobs.create(
-        project_id=call.project_id,
-        key_id=call.principal.key_id,
-        api="dataset",
-        kind="dataset",
-        recipe=config,
-        recipe_digest=digest_of(config),
-        seed=body.seed,
-        dataset_id=dataset_id,
-        beside=beside,
-    )
-    return shown(made[-1])
+    return await build(call, config, draft)
 
 
 @routes.add(
@@ -191,29 +176,7 @@ async def index(call: Caller, query: PageAsked) -> Listing:
 )
 async def retrieve(call: Caller, dataset_id: str) -> DatasetObject:
     """Show a dataset with its columns, splits and profile."""
-    return shown(await _find(call, dataset_id))
-
-
-@routes.add(
-    "GET",
-    "/v1/datasets/{dataset_id}/rows",
-    scope="datasets:read",
-    returns=None,
-    example={"object": "list", "data": [{"text": "Where is my parcel?", "label": "delivery"}]},
-)
-async def rows(
-    call: Caller, dataset_id: str, query: Annotated[RowsQuery, Query()]
-) -> dict[str, Any]:
-    """Show the first rows of a split."""
-    record = await _find(call, dataset_id)
-    if record.artifact is None:
-        raise ConflictError(f"the dataset is {record.status}; it has no rows to show.")
-    try:
-        preview = await asyncio.to_thread(_preview, call.services.artifacts, record.artifact)
-    except IntegrityError:
-        alarms.integrity_failed("dataset", dataset_id=record.id)
-        raise
-    return {"object": "list", "data": preview.get(query.split, [])[: query.limit]}
+    return shown(await find(call, dataset_id))
 
 
 @routes.add(
@@ -225,7 +188,7 @@ async def rows(
 )
 async def delete(call: Caller, dataset_id: str) -> DeletedDataset:
     """Delete a dataset; one in the making is given up. 409 while an unfinished job reads it."""
-    record = await _find(call, dataset_id)
+    record = await find(call, dataset_id)
     if record.status == "processing":
         with suppress(ConflictError):  # the job has ended meanwhile
             await cancel(call, record.job_id)
@@ -247,6 +210,40 @@ async def delete(call: Caller, dataset_id: str) -> DeletedDataset:
     return {"id": dataset_id, "object": "dataset", "deleted": True}
 
 
+async def build(
+    call: Call,
+    config: dict[str, Any],  # DatasetConfig as JSON
+    draft: Callable[[Connection, JobRecord, str], DatasetRecord],
+) -> DatasetObject:
+    """Start the job that builds a dataset, and show what it will build.
+
+    Args:
+        call: Who asks.
+        config: As asked for, resolved.
+        draft: Makes the dataset's record, given its job and id, in their transaction.
+    """
+    dataset_id = new_id("ds_")
+    made: list[DatasetRecord] = []
+
+    def beside(conn: Connection, job: JobRecord) -> None:
+        made.append(draft(conn, job, dataset_id))
+        datasets.insert(conn, made[-1])
+        call.once.keep(conn, shown(made[-1]), subject=dataset_id)
+
+    await call.services.jobs.create(
+        project_id=call.project_id,
+        key_id=call.principal.key_id,
+        api="dataset",
+        kind="dataset",
+        recipe=config,
+        recipe_digest=digest_of(config),
+        seed=config["seed"],
+        dataset_id=dataset_id,
+        beside=beside,
+    )
+    return shown(made[-1])
+
+
 def shown(record: DatasetRecord) -> DatasetObject:
     """Show a dataset's record."""
     manifest = record.manifest or {}
@@ -264,34 +261,30 @@ def shown(record: DatasetRecord) -> DatasetObject:
         "splits": {split: made[split] for split in SPLITS if split in made},
         "profile": manifest.get("profile", {}),
         "digest": manifest.get("digest"),
+        "parent": record.parent,
+        "version": record.version,
         "job_id": record.job_id,
         "error": record.error,
     }
 
 
-def _preview(artifacts: Artifacts, digest: str) -> dict[str, list[Any]]:
-    """Read the first rows of every split.
+async def find(call: Call, dataset_id: str) -> DatasetRecord:
+    """Return a dataset of the caller's project.
 
     Raises:
-        IntegrityError: They are gone from the disk, or not what was stored.
+        NotFoundError: No such dataset, or another project's.
     """
-    try:
-        text = artifacts.read(digest, PREVIEW_NAME)
-        return msgspec.json.decode(text, type=dict[str, list[Any]])
-    except (NotFoundError, IntegrityError, ValueError) as error:
-        raise IntegrityError(
-            "the stored rows of the dataset are gone, or are not what was written.",
-            hint="Build it again.",
-        ) from error
-
-
-async def _find(call: Call, dataset_id: str) -> DatasetRecord:
     return await call.services.database.read(
         lambda conn: datasets.get(conn, call.project_id, dataset_id)
     )
 
 
-def _file_names(conn: Connection, call: Call, file_ids: list[str]) -> list[str]:
+def file_names(conn: Connection, call: Call, file_ids: Sequence[str]) -> list[str]:
+    """Return the names of the caller's files.
+
+    Raises:
+        NotFoundError: One is not there, or another project's; says which.
+    """
     names: list[str] = []
     for number, file_id in enumerate(file_ids):
         with at_param(f"file_ids.{number}"):
@@ -300,18 +293,40 @@ def _file_names(conn: Connection, call: Call, file_ids: list[str]) -> list[str]:
 
 
 def _config(body: DatasetRequest) -> dict[str, Any]:
-    splits = body.splits or Splits()
-    if splits.validation + splits.test >= 1:
-        raise InvalidValueError(
-            "validation and test together leave no rows to train on.", param="splits"
-        )
     config = DatasetConfig(
         format=body.format,
         columns=body.columns or {},
         deduplicate=body.deduplicate,
-        splits=SplitConfig(
-            validation=splits.validation, test=splits.test, stratify=splits.stratify
-        ),
+        splits=_splits(body.splits or Splits()),
         seed=body.seed,
     )
     return config.model_dump(mode="json")
+
+
+def _splits(asked: Splits) -> SplitConfig:
+    """Resolve how rows are divided.
+
+    Raises:
+        InvalidValueError: No rows would train, or the fields contradict one another.
+    """
+    if asked.validation + asked.test >= 1:
+        raise InvalidValueError(
+            "validation and test together leave no rows to train on.", param="splits"
+        )
+    if asked.group is not None and asked.time is not None:
+        raise InvalidValueError(
+            "rows are divided by a group or by time, not by both: drop one.", param="splits.time"
+        )
+    if asked.time is not None and asked.stratify:
+        raise InvalidValueError(
+            "a split by time takes the latest rows, whatever their label: drop splits.stratify.",
+            param="splits.stratify",
+        )
+    is_stratified = asked.time is None if asked.stratify is None else asked.stratify
+    return SplitConfig(
+        validation=asked.validation,
+        test=asked.test,
+        stratify=is_stratified,
+        group=asked.group,
+        time=asked.time,
+    )

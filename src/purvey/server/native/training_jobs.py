@@ -1,6 +1,6 @@
 """`/v1/training/jobs`: a run for any recipe and modality."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,11 +13,14 @@ from typing_extensions import TypedDict
 
 from purvey.contracts.data import INPUT_KINDS, ColumnKind, DatasetManifest
 from purvey.contracts.defaults import with_recipe_defaults
+from purvey.contracts.hugging_face import ENCODERS
 from purvey.contracts.jobs import JobStatus
 from purvey.contracts.model import TrainedTask
 from purvey.contracts.recipe import TrainConfig, parse_recipe
+from purvey.contracts.recipe_parts.embedding import pair_columns
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
+from purvey.jobs.draft import JobDraft
 from purvey.server.documentation import also_streamed
 from purvey.server.job_routes import (
     Action,
@@ -46,6 +49,8 @@ NEEDED: dict[TrainedTask, tuple[ColumnKind, ...]] = {
     "classification": INPUT_KINDS,
     "regression": INPUT_KINDS,
     "speech-recognition": ("audio",),
+    "image-text-to-text": ("image",),
+    "embedding": ("text",),
 }
 """A dataset for the task has a column of one of these kinds."""
 LEARNED: dict[TrainedTask, ColumnKind] = {
@@ -139,20 +144,23 @@ async def create(call: Caller, body: TrainingJobRequest) -> TrainingJob:
         check_named(conn, call, recipe)
         call.once.keep(conn, shown(job), subject=job.id)
 
-    job = await call.services.jobs.create(
-        project_id=call.project_id,
-        key_id=call.principal.key_id,
-        api="training",
-        kind="training",
-        recipe=recipe.model_dump(mode="json"),
-        recipe_digest=recipe.digest(),
-        seed=recipe.seed,
-        base_model=recipe.model.base,
-        dataset_id=recipe.dataset,
-        metadata=body.metadata,
-        beside=beside,
-    )
-    return shown(job)
+    draft = draft_of(call, recipe) | {"metadata": body.metadata}
+    return shown(await call.services.jobs.create(beside=beside, **draft))
+
+
+def draft_of(call: Call, recipe: TrainConfig) -> JobDraft:
+    """Return what describes the run of a recipe that has been checked."""
+    return {
+        "project_id": call.project_id,
+        "key_id": call.principal.key_id,
+        "api": "training",
+        "kind": "training",
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest(),
+        "seed": recipe.seed,
+        "base_model": recipe.model.base,
+        "dataset_id": recipe.dataset,
+    }
 
 
 @routes.add(
@@ -278,6 +286,12 @@ async def check_run(call: Call, recipe: TrainConfig) -> DatasetManifest:
         with at_param("recipe.model.base"):
             base = await call.services.models.get(call.project_id, recipe.model.base)
         require_gradients(base, param="recipe.model.base")
+        if recipe.task == "embedding" and base.family != "encoder":
+            raise InvalidValueError(
+                f"the model {base.name!r} is no encoder, which embedding trains.",
+                param="recipe.model.base",
+                hint=f"An encoder has a model_type of {', '.join(ENCODERS)}.",
+            )
     elif recipe.model.architecture is None:
         raise InvalidValueError(
             "name what is trained.",
@@ -341,6 +355,10 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> DatasetManifest:
             if "preference" in kinds
             else "",
         )
+    if recipe.task == "image-text-to-text":
+        _check_said(kinds)
+    if recipe.task == "embedding":
+        pair_columns(recipe.embedding, manifest)
     target = LEARNED.get(recipe.task)
     if target is not None and target not in kinds:
         raise InvalidValueError(
@@ -351,6 +369,18 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> DatasetManifest:
     if target == "label":
         _check_labels(manifest)
     return manifest
+
+
+def _check_said(kinds: Set[ColumnKind]) -> None:
+    """Make sure that something is said about the images: a conversation, or question and answer."""
+    missing = {"text", "transcript"} - kinds
+    if "conversation" not in kinds and missing:
+        raise InvalidValueError(
+            f"the dataset has no {' and no '.join(sorted(missing))} column, and no conversation.",
+            param="recipe.dataset",
+            hint='Name them when it is made: columns = {"...": "image", "...": "text" (what is '
+            'asked), "...": "transcript" (what is answered)}.',
+        )
 
 
 def _needed(recipe: TrainConfig) -> tuple[ColumnKind, ...]:

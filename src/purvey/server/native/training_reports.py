@@ -7,23 +7,26 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request, Response
 from pydantic import Field
 
-from purvey.contracts.records import JobRecord, ModelRecord
+from purvey.contracts.records import JobEventRecord, JobRecord, ModelRecord
 from purvey.errors import ConflictError, NotFoundError
 from purvey.server.answers import as_json
 from purvey.server.documentation import also_shown
 from purvey.server.job_routes import find
 from purvey.server.native.training_jobs import EXAMPLE
+from purvey.server.openai.files import disposition
 from purvey.server.policy import Call, Caller
 from purvey.server.reporting.origin import made_from
 from purvey.server.reporting.page import rendered
 from purvey.server.reporting.style import POLICY
+from purvey.server.reporting.tensorboard import event_file
 from purvey.server.reporting.values import RunReport
 from purvey.server.routing import Routes
 from purvey.server.validation import Question
 
 routes = Routes(tag="Training jobs")
 HTML = "text/html"
-_VARIES = {"vary": "accept"}
+BYTES = "application/octet-stream"
+VARIES = {"vary": "accept"}
 _EVENTS_READ = 1_000
 """Events read at a time."""
 
@@ -67,12 +70,34 @@ async def report(
     if not is_page:
         found = RunReport(job=job, points=(), model=model)
         answer = as_json(_shown(found))
-        answer.headers.update(_VARIES)
+        answer.headers.update(VARIES)
         return answer
-    points = await _points(call, job)
+    points = [event.data for event in await _told(call, job)]
     page = await asyncio.to_thread(rendered, RunReport(job=job, points=points, model=model))
-    headers = {**_VARIES, "content-security-policy": POLICY}
+    headers = {**VARIES, "content-security-policy": POLICY}
     return Response(page, media_type=HTML, headers=headers)
+
+
+@routes.add(
+    "GET",
+    "/v1/training/jobs/{job_id}/tensorboard",
+    scope="training:read",
+    returns=None,
+    example="(the bytes of an event file)",
+    media=BYTES,
+)
+async def tensorboard(call: Caller, job_id: str) -> Response:
+    """Download a run's numbers as a TensorBoard event file: what it has told so far.
+
+    Each number is a scalar under its own name. Put the file into a folder of its own below the one
+    that `tensorboard --logdir` is given.
+    """
+    job = await find(call, job_id, "training")
+    told = await _told(call, job)
+    began_at = job.started_at or job.created_at
+    file = await asyncio.to_thread(event_file, told, began_at=began_at)
+    name = f"events.out.tfevents.{int(began_at)}.{job.id}"
+    return Response(file, media_type=BYTES, headers={"content-disposition": disposition(name)})
 
 
 def prefers_html(request: Request) -> bool:
@@ -119,9 +144,9 @@ async def _model(call: Call, job: JobRecord) -> ModelRecord | None:
     return model if model.job_id == job.id else None
 
 
-async def _points(call: Call, job: JobRecord) -> list[Mapping[str, Any]]:
-    """Return the numbers that a run has told, in order."""
-    points: list[Mapping[str, Any]] = []
+async def _told(call: Call, job: JobRecord) -> list[JobEventRecord]:
+    """Return the events with numbers that a run has told, in order."""
+    told: list[JobEventRecord] = []
     after: str | None = None
     while True:
         page = await call.services.jobs.events(
@@ -132,7 +157,7 @@ async def _points(call: Call, job: JobRecord) -> list[Mapping[str, Any]]:
             order="asc",
             type="metrics",
         )
-        points += [event.data for event in page.items]
+        told += page.items
         if not page.has_more:
-            return points
+            return told
         after = page.items[-1].id

@@ -6,13 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from purvey.server.reporting.axes import shown
-from purvey.server.reporting.markup import Markup, element, table
+from purvey.server.reporting.markup import Markup, element, joined, table
 from purvey.server.reporting.values import RunReport
 
 _ENVIRONMENT = {
     "purvey": "Purvey",
+    "code_sha256": "digest of its source",
     "python": "Python",
     "torch": "PyTorch",
+    "numpy": "NumPy",
+    "platform": "system",
+    "processor": "processor",
     "threads": "threads",
     "ranks": "processes",
 }
@@ -28,9 +32,12 @@ def origin_table(report: RunReport) -> Markup:
 
 
 def recipe_text(report: RunReport) -> Markup:
-    """Return the recipe, resolved in full."""
-    text = json.dumps(report.job.recipe, indent=2, ensure_ascii=False)
-    return element("details", element("summary", "The recipe, in full"), element("pre", text))
+    """Return the recipe, resolved in full, and what was read off the data where it left it open."""
+    inputs = made_from(report)["inputs"]
+    return joined(
+        _unfolded("The recipe, in full", report.job.recipe),
+        *([_unfolded("Its inputs, as the data made them", inputs)] if inputs else []),
+    )
 
 
 def made_from(report: RunReport) -> dict[str, Any]:
@@ -42,10 +49,16 @@ def made_from(report: RunReport) -> dict[str, Any]:
         "dataset_digest": lineage.get("dataset_digest"),
         "files": lineage.get("files", []),
         "base": lineage.get("base"),
+        "inputs": report.model.manifest.get("inputs", {}) if report.model else {},
         "module_sha256": report.model.manifest.get("module_sha256") if report.model else None,
         "model_digest": report.model.digest if report.model else None,
         "environment": {name: lineage[name] for name in _ENVIRONMENT if name in lineage},
     }
+
+
+def _unfolded(title: str, value: object) -> Markup:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return element("details", element("summary", title), element("pre", text))
 
 
 def moment(seconds: float | None) -> str:

@@ -1,10 +1,10 @@
 """The report as one page, top to bottom."""
 
 from purvey.server.reporting.curves import learning_curves
-from purvey.server.reporting.markup import Markup, element, joined
+from purvey.server.reporting.markup import element, joined
 from purvey.server.reporting.origin import moment, origin_table, recipe_text
 from purvey.server.reporting.pictures import confusion_matrix, reliability_diagram
-from purvey.server.reporting.style import INSIDE, STYLE
+from purvey.server.reporting.sheet import section, sheet
 from purvey.server.reporting.tested import labels_table, metrics_table, slices_table
 from purvey.server.reporting.values import RunReport, estimates
 from purvey.server.reporting.wording import confidence_of, headline
@@ -14,38 +14,20 @@ def rendered(report: RunReport) -> bytes:
     """Return the page, UTF-8; a function of the report alone."""
     job = report.job
     name = job.fine_tuned_model or job.recipe.get("name") or job.id
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=INSIDE),
-        element("title", f"{name}: training report"),
-        element("style", Markup(STYLE)),
-    )
     told = estimates(report.metrics)
-    body = element(
-        "body",
+    return sheet(
+        f"{name}: training report",
         element("h1", f"{name}"),
         element("p", f"{job.recipe['task']} · {moment(job.finished_at)}", class_="soft"),
         element("p", headline(told), class_="lead"),
-        _section("The final test", metrics_table(report.metrics), note=_intervals(report)),
-        _section("Learning curves", learning_curves(report)),
-        _section("Each label", labels_table(report.metrics)),
-        _section("What is taken for what", confusion_matrix(report.metrics)),
-        _section("How sure it is, and how right", reliability_diagram(report.metrics)),
-        _section("Where it does better or worse", slices_table(report.metrics)),
-        _section("Where it came from", joined(origin_table(report), recipe_text(report))),
+        section("The final test", metrics_table(report.metrics), note=_intervals(report)),
+        section("Learning curves", learning_curves(report)),
+        section("Each label", labels_table(report.metrics)),
+        section("What is taken for what", confusion_matrix(report.metrics)),
+        section("How sure it is, and how right", reliability_diagram(report.metrics)),
+        section("Where it does better or worse", slices_table(report.metrics)),
+        section("Where it came from", joined(origin_table(report), recipe_text(report))),
     )
-    page = joined(Markup("<!doctype html>\n"), element("html", head, body, lang="en"))
-    return page.encode("utf-8", "replace")
-
-
-def _section(title: str, content: Markup | None, *, note: str | None = None) -> Markup | None:
-    """Return a section; nothing where it has no content."""
-    if content is None:
-        return None
-    told = element("p", note, class_="soft") if note else None
-    return element("section", element("h2", title), told, content)
 
 
 def _intervals(report: RunReport) -> str:

@@ -26,19 +26,40 @@ _WORDS: dict[str, tuple[str, str]] = {
     "nats_per_character": ("Nats per character", "The loss by character. 0 is best."),
     "wer": ("Word error rate", "Mistaken words by words said. 0 is best."),
     "cer": ("Character error rate", "Mistaken characters by characters said. 0 is best."),
+    "exact_match": (
+        "Exact match",
+        "Share of rows whose answer is written as expected, to the last token. 1 is best.",
+    ),
     "exact": ("Exact", "Share of recordings written down without a mistake. 1 is best."),
     "mae": ("Mean absolute error", "How far off a score is on average, in its unit. 0 is best."),
     "rmse": ("Root mean square error", "As the line above, large errors counting more."),
     "r2": ("R²", "Share of the variance that is explained. 1 is best, 0 is saying the mean."),
     "baseline_mae": ("Mean absolute error of the mean", "Of always saying the training mean."),
     "baseline_rmse": ("Root mean square error of the mean", "Of always saying the training mean."),
+    "recall_at_1": (
+        "Recall at 1",
+        "Share of texts whose nearest is one that belongs to it. 1 is best.",
+    ),
+    "recall_at_5": ("Recall at 5", "Share with one that belongs to it among the nearest five."),
+    "recall_at_10": ("Recall at 10", "Share with one that belongs to it among the nearest ten."),
+    "mrr": (
+        "Mean reciprocal rank",
+        "Mean of 1 by the place of the first that belongs to a text. 1 is best.",
+    ),
+    "untrained_recall_at_1": ("Recall at 1 untrained", "As it was before the first step."),
     "reward_margin": ("Reward margin", "By how many nats the better answer is preferred."),
     "reward_accuracy": ("Reward accuracy", "Share of pairs whose better answer is preferred."),
     "train_loss": ("Training loss", ""),
     "valid_loss": ("Validation loss", ""),
     "learning_rate": ("Learning rate", ""),
 }
-_SHARES = frozenset({"accuracy", "macro_f1", "auroc", "exact", "reward_accuracy", "wer", "cer"})
+_SHARES = frozenset(
+    {
+        *("accuracy", "macro_f1", "auroc", "exact", "exact_match", "reward_accuracy"),
+        *("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "untrained_recall_at_1"),
+        *("wer", "cer"),
+    }
+)
 
 
 def title_of(metric: str) -> str:
@@ -92,6 +113,9 @@ def headline(estimates: Mapping[str, Mapping[str, Any]]) -> str:
 _HEADLINES = {
     "accuracy": "Of {rows} rows that training never saw, {value} were answered right.",
     "wer": "In {rows} recordings that training never heard, {value} of the words were mistaken.",
+    "exact_match": "Of {rows} questions that training never saw, {value} were answered right.",
+    "recall_at_1": "Of {rows} texts that training never saw, {value} first found one that belongs "
+    "to them.",
     "mae": "On {rows} rows that training never saw, the score was off by {value} on average.",
     "reward_accuracy": "Of {rows} pairs that training never saw, {value} got the better answer "
     "preferred.",

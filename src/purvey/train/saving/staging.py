@@ -9,7 +9,7 @@ from torch import Tensor
 from purvey.ipc.confinement import free_memory
 from purvey.train.checkpoint import Snapshot
 
-_SHARE_OF_FREE_MEMORY = 0.5
+SHARE_OF_FREE_MEMORY = 0.5
 
 
 class Staging:
@@ -35,7 +35,7 @@ class Staging:
             for key, tensor in part.items()
             if not _fits(self._buffers.get(name, {}).get(key), tensor)
         )
-        if missing and missing > _SHARE_OF_FREE_MEMORY * free_memory():
+        if missing and missing > SHARE_OF_FREE_MEMORY * free_memory():
             return None
         average = moving.get("average")
         return replace(

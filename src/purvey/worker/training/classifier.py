@@ -14,15 +14,23 @@ from purvey.evaluate.metrics import accuracy, count_outcomes, macro_f1
 from purvey.evaluate.reports import classification_report
 from purvey.models.classifier import Classifier, build_classifier, save_classifier
 from purvey.models.initialise import initialise
+from purvey.models.initialised import Initialised
 from purvey.models.loading import open_model
 from purvey.models.networks import catalogue
 from purvey.train.chance import seed_torch
 from purvey.train.classification import ClassifierLearner, LossShape, balanced_weights
 from purvey.train.examples import predict
+from purvey.worker.training.encoders.opening import is_for_encoder, text_classifier
+from purvey.worker.training.encoders.pretrained import is_pretrained, pretrained_classifier
 from purvey.worker.training.inputs import PreparedRows, declared_inputs, match_columns
 from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.shades import with_shades
+from purvey.worker.training.sizing import network_reaches_of
 from purvey.worker.training.slices import slices_of
 from purvey.worker.training.unused import refuse_unused
+
+_MIXED: tuple[Task, ...] = ("classification", "regression")
+"""Tasks whose pictures go in centred; networks of one image are as their recipes were tuned."""
 
 
 def train_classifier(run: TrainingRun) -> ModelTrained:
@@ -39,6 +47,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
             "the dataset has no label column: name one in its columns.", param="recipe.dataset"
         )
     classifier = build_model(run, labels=manifest.labels)
+    reaches = network_reaches_of(run, classifier)
     columns = match_columns(classifier.manifest.inputs, manifest)
     examples = {
         split: PreparedRows(classifier, rows, columns, augment=run.config.augment)
@@ -58,7 +67,7 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
         seed=run.config.seed,
         loss_shape=_loss_shape(run, targets["train"], num_labels=len(manifest.labels)),
     )
-    state = run.train(learner, code_sha256=classifier.manifest.module_sha256)
+    state = run.train(learner, code_sha256=classifier.manifest.module_sha256, reaches=reaches)
     classifier = _calibrated(classifier, examples["validation"], targets["validation"])
     report = {}
     if len(examples["test"]):
@@ -101,9 +110,14 @@ def build_model(run: TrainingRun, *, labels: tuple[str, ...]) -> Classifier:
         PurveyError: The recipe or the data does not allow it.
     """
     config, base = run.config, run.spec.base
+    pretrained = _pretrained(run, labels)
+    if pretrained is not None:
+        refuse_unused(config, pretrained.manifest.inputs, is_declared_here=False)
+        return pretrained
     seed_torch(config.seed, "init")
     if base is not None:
         tuned = _from_base(base, config.task, labels)
+        run.tell_initialised(Initialised.whole(tuned.module.state_dict()))
         refuse_unused(config, tuned.manifest.inputs, is_declared_here=False)
         return tuned
     architecture, roots = module_place(config.model.architecture, run.spec.module_roots)
@@ -112,17 +126,32 @@ def build_model(run: TrainingRun, *, labels: tuple[str, ...]) -> Classifier:
         not architecture and config.task in catalogue.DEFAULTS
     ):
         inputs = declared_inputs(run.dataset.manifest, run.splits["train"], config.preprocess)
-    classifier = build_classifier(
-        task=config.task,
-        labels=labels,
-        architecture=architecture,
-        hyperparameters=config.model.hyperparameters,
-        inputs=inputs,
-        module_roots=roots,
+    if inputs and config.task in _MIXED:
+        columns = match_columns(inputs, run.dataset.manifest)
+        inputs = with_shades(inputs, run.splits["train"], columns)
+    classifier = run.built(
+        lambda: build_classifier(
+            task=config.task,
+            labels=labels,
+            architecture=architecture,
+            hyperparameters=config.hyperparameters,
+            inputs=inputs,
+            module_roots=roots,
+        )
     )
     refuse_unused(config, classifier.manifest.inputs, is_declared_here=bool(inputs))
     initialise(classifier.module, config.init.scheme, generator=run.generator("init", "scheme"))
     return classifier
+
+
+def _pretrained(run: TrainingRun, labels: tuple[str, ...]) -> Classifier | None:
+    """Return a head on an encoder, or on a network of the library, where the recipe names one."""
+    if run.config.task == "text-classification" and is_for_encoder(run):
+        return text_classifier(run, labels=labels)
+    base = run.spec.base
+    if base is not None and is_pretrained(base):
+        return pretrained_classifier(run, base, labels=labels)
+    return None
 
 
 def module_place(

@@ -39,7 +39,7 @@ _KINDS: dict[type[InputSpec], ColumnKind] = {
     CategorySpec: "category",
     AudioSpec: "audio",
 }
-_CACHE_BYTES = 2 * 2**30
+CACHE_BYTES = 2 * 2**30
 """Prepared inputs kept in memory; beyond it they are prepared at every visit."""
 _DECODER = DecoderHere()
 _LARGEST_SIDE, _MOST_BYTES, _LONGEST_S = 224, 1_024, 30.0
@@ -141,7 +141,7 @@ class PreparedRows:
         for row in range(rows.num_rows):
             prepared = self._prepare(row)
             num_bytes += sum(tensor.nbytes for tensor in prepared)
-            if num_bytes > _CACHE_BYTES:
+            if num_bytes > CACHE_BYTES:
                 break
             self._kept.append(prepared)
 

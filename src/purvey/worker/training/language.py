@@ -1,6 +1,8 @@
 """Train, test and save a language model: from scratch, or a base tuned in full or by LoRA."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
@@ -12,6 +14,7 @@ from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.foreign import ForeignModel
 from purvey.models.initialise import initialise
+from purvey.models.initialised import Initialised
 from purvey.models.language import LanguageModel, save_adapter_model, save_language_model
 from purvey.models.loading import open_model
 from purvey.models.lora import inject, merge
@@ -20,6 +23,7 @@ from purvey.train.chance import seed_torch
 from purvey.worker.training.encoding import Encoder
 from purvey.worker.training.lessons import lesson_of
 from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.sizing import sized
 from purvey.worker.training.texts import Corpus, read_corpus
 
 
@@ -33,12 +37,13 @@ def train_language_model(run: TrainingRun) -> ModelTrained:
     corpus = read_corpus(run)
     base = run.spec.base
     model = _build(run, corpus) if base is None else _open_base(run, base)
+    model, reaches = sized(run, model)
     template = model.template or ChatTemplate.default(model.tokenizer)
-    encoder = Encoder(model.tokenizer, template, max_tokens=_row_tokens(run, model))
+    encoder = Encoder(model.tokenizer, template, max_tokens=row_tokens(run, model))
     if run.config.train.method == "lora":
         inject(model.decoder, run.config.lora, generator=run.generator("init", "lora"))
     lesson = lesson_of(run, model.decoder, corpus, encoder)
-    state = run.train(lesson.learner)
+    state = run.train(lesson.learner, reaches=reaches)
     report = lesson.report()
     has_template = model.template is not None or corpus.has_turns
     _save(run, model, template if has_template else None, report)
@@ -62,6 +67,7 @@ def _open_base(run: TrainingRun, base: ModelSource) -> LanguageModel:
         raise InvalidValueError(
             f"{base.name!r} is not a language model.", param="recipe.model.base"
         )
+    run.tell_initialised(Initialised.whole(model.decoder.state_dict()))
     return model
 
 
@@ -76,31 +82,41 @@ def _build(run: TrainingRun, corpus: Corpus) -> LanguageModel:
         raise InvalidValueError(
             "train.method 'lora' adapts a base: set model.base.", param="recipe.train.method"
         )
-    tokenizer = _tokenizer(run, corpus)
-    hyperparameters = {
-        "context_tokens": config.train.sequence_tokens,
-        **config.model.hyperparameters,
-    }
+    return new_language_model(run, corpus.training_texts(), config.hyperparameters)
+
+
+def new_language_model(
+    run: TrainingRun, texts: Sequence[str], hyperparameters: Mapping[str, Any]
+) -> LanguageModel:
+    """Build a decoder anew, with a tokenizer of its own, and without a chat template.
+
+    The tokenizer's training is deterministic, so every attempt gets the same one.
+
+    Args:
+        run: The job.
+        texts: What the tokenizer learns from.
+        hyperparameters: The decoder's.
+
+    Raises:
+        InvalidValueError: Names the hyperparameter at fault.
+    """
+    config = run.config
+    run.link.event("Training the tokenizer.")
+    tokenizer = Tokenizer.train(texts, vocabulary_size=config.tokenizer.vocabulary_size)
     shape = DecoderConfig.from_hyperparameters(
-        hyperparameters,
+        {"context_tokens": config.train.sequence_tokens, **hyperparameters},
         vocabulary_size=tokenizer.vocabulary_size,
         bos_id=tokenizer.bos_id,
         eos_ids=tokenizer.eos_ids,
     )
     seed_torch(config.seed, "init")
-    decoder = Decoder(shape)
+    decoder = run.built(lambda: Decoder(shape))
     initialise(decoder, config.init.scheme, generator=run.generator("init", "scheme"))
     return LanguageModel(decoder=decoder, tokenizer=tokenizer, template=None)
 
 
-def _tokenizer(run: TrainingRun, corpus: Corpus) -> Tokenizer:
-    """Train the tokenizer; its training is deterministic, so every attempt gets the same one."""
-    run.link.event("Training the tokenizer.")
-    size = run.config.tokenizer.vocabulary_size
-    return Tokenizer.train(corpus.training_texts(), vocabulary_size=size)
-
-
-def _row_tokens(run: TrainingRun, model: LanguageModel) -> int:
+def row_tokens(run: TrainingRun, model: LanguageModel) -> int:
+    """Return how long a row may be: as long as is wanted, and no longer than the context."""
     wanted, context = run.config.train.sequence_tokens, model.context_tokens
     if wanted > context:
         run.link.event(f"Rows are cut at the model's context of {context} tokens.")

@@ -2,18 +2,16 @@
 
 import hashlib
 import math
-import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-import purvey
 from purvey import failpoints
 from purvey.contracts.clock import Clock
 from purvey.contracts.jobs import InputDataset, JobSpec, ModelTrained
@@ -23,8 +21,11 @@ from purvey.engine.linears.bf16 import has_native_bf16
 from purvey.errors import InvalidValueError
 from purvey.evaluate.bootstrap import Bootstrap
 from purvey.models.decoder import Decoder
+from purvey.models.initialised import Initialised
 from purvey.models.linears.int4 import Int4Linear
+from purvey.models.scaling.mup import AS_IN_BASE, Reaches
 from purvey.train.chance import derived_seed
+from purvey.train.estimating.sizes import refuse_too_large, sizes_of
 from purvey.train.learner import Learner
 from purvey.train.parallel.group import Group
 from purvey.train.parallel.shared import SharedClock, SharedProgress
@@ -34,6 +35,9 @@ from purvey.train.trainer import Trainer
 from purvey.train.weights.freezing import freeze
 from purvey.worker.job_link import JobInterrupted
 from purvey.worker.ranks.teams import RankDone, team_of
+from purvey.worker.training.environment import environment
+
+Built = TypeVar("Built")
 
 
 class TrainingLink(Progress, Protocol):
@@ -77,6 +81,7 @@ class TrainingRun:
         clock: Where time comes from.
         watch: Entered around every step.
         group: The ranks that it is divided among; None for a single process.
+        notes: What the lineage says beside the rest, by name; JSON values.
     """
 
     spec: JobSpec
@@ -85,6 +90,7 @@ class TrainingRun:
     clock: Clock
     watch: Watch = nullcontext
     group: Group | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -147,13 +153,20 @@ class TrainingRun:
         """Return a generator for one purpose, derived from the recipe's seed."""
         return torch.Generator().manual_seed(derived_seed(self.config.seed, *purpose))
 
-    def train(self, learner: Learner, *, code_sha256: str | None = None) -> RunState:
+    def train(
+        self,
+        learner: Learner,
+        *,
+        code_sha256: str | None = None,
+        reaches: Reaches = AS_IN_BASE,
+    ) -> RunState:
         """Run the loop; the learner's module then holds the best weights.
 
         Args:
             learner: What is trained.
             code_sha256: Digest of the user's file that the module is built from, if any: a
                 checkpoint of another version of it is not resumed.
+            reaches: Of weights that are wider than in a base, which sets their rates.
 
         Raises:
             JobInterrupted: The job was asked to stop, and has.
@@ -161,6 +174,7 @@ class TrainingRun:
             RankDone: Training is over, and this is not the first rank.
         """
         self._prepare(learner.module)
+        self._check_room(learner.module)
         trainer = Trainer(
             learner,
             self.config,
@@ -170,6 +184,7 @@ class TrainingRun:
             checkpoints=self.work / "checkpoints",
             run_digest=f"{self.digest}-{code_sha256}" if code_sha256 else self.digest,
             watch=self.watch,
+            reaches=reaches,
         )
         if self.spec.resume_from is not None:
             trainer.resume(Path(self.spec.resume_from))
@@ -182,6 +197,7 @@ class TrainingRun:
             parameters=num_trained,
             rows=learner.num_rows,
             total_steps=trainer.total_steps,
+            environment=self._environment(),
         )
         outcome = trainer.run()
         if outcome.stopped is not None:
@@ -207,6 +223,25 @@ class TrainingRun:
         if isinstance(module, Decoder):
             module.is_recomputed = self.config.train.recompute_activations
 
+    def tell_initialised(self, found: Initialised) -> None:
+        """Tell, and have the lineage say, what came from the base and what did not."""
+        self.notes["initialised"] = found.as_json()
+        self.link.event(found.sentence(), **found.as_json())
+
+    def _environment(self) -> dict[str, Any]:
+        ranks = self.group.size if self.group else 1
+        return environment(threads=torch.get_num_threads(), ranks=ranks)
+
+    def built(self, build: Callable[[], Built]) -> Built:
+        """Return what `build` makes; a rehearsal has it made without numbers."""
+        return build()
+
+    def _check_room(self, module: nn.Module) -> None:
+        is_divided = self.config.parallel.strategy in ("fsdp", "tensor")
+        size = self.group.size if self.group and is_divided else 1
+        sizes = sizes_of(module, self.config, has_validation=True)
+        refuse_too_large(sizes, num_parts=size)
+
     def lineage(self) -> dict[str, Any]:
         """Return where the model came from: recipe, data, base, code, environment."""
         spec = self.spec
@@ -217,11 +252,8 @@ class TrainingRun:
             "dataset_digest": spec.dataset.manifest.digest if spec.dataset else None,
             "files": [{"role": f.role, "sha256": f.sha256} for f in spec.files],
             "base": {"name": spec.base.name, "digest": spec.base.digest} if spec.base else None,
-            "purvey": purvey.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-            "ranks": self.group.size if self.group else 1,
+            **self._environment(),
+            **self.notes,
         }
 
     def result(self, state: RunState, report: Mapping[str, Any]) -> ModelTrained:

@@ -13,6 +13,7 @@ from purvey.contracts.speech.transcription import text_of
 from purvey.errors import InvalidValueError
 from purvey.evaluate.transcripts import error_rates, transcription_report
 from purvey.models.initialise import initialise
+from purvey.models.initialised import Initialised
 from purvey.models.inputs.audio import waveform
 from purvey.models.loading import open_model
 from purvey.models.speech.listening import transcribe
@@ -93,15 +94,18 @@ def _build(run: TrainingRun, said: Sequence[str]) -> SpeechModel:
     seed_torch(config.seed, "init")
     if run.spec.base is not None:
         model = _from_base(run.spec.base, said)
+        run.tell_initialised(Initialised.whole(model.module.state_dict()))
         refuse_unused(config, model.manifest.inputs, is_declared_here=False)
         return model
     inputs = declared_inputs(run.dataset.manifest, run.splits["train"], config.preprocess)
     spec = next(spec for spec in inputs.values() if isinstance(spec, AudioSpec))
-    model = build_speech_model(
-        architecture=config.model.architecture,
-        hyperparameters=config.model.hyperparameters,
-        spec=spec,
-        vocabulary=Vocabulary.of(said),
+    model = run.built(
+        lambda: build_speech_model(
+            architecture=config.model.architecture,
+            hyperparameters=config.hyperparameters,
+            spec=spec,
+            vocabulary=Vocabulary.of(said),
+        )
     )
     refuse_unused(config, model.manifest.inputs, is_declared_here=True)
     initialise(model.module, config.init.scheme, generator=run.generator("init", "scheme"))

@@ -1,0 +1,1 @@
+"""What crosses from a worker that estimates a run."""

@@ -1,0 +1,1 @@
+"""Jobs of kind `estimate`: what a run would take, said before it runs."""
