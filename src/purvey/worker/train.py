@@ -10,6 +10,7 @@ from purvey.contracts.model import GENERATING
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
 from purvey.train.parallel.group import Group
+from purvey.train.parallel.heap import give_back_blocks
 from purvey.train.progress import Watch
 from purvey.worker.job_link import JobLink
 from purvey.worker.ranks.launch import started
@@ -73,6 +74,8 @@ def train_rank(
         RankDone: Training is over, and this is not the first rank.
     """
     torch.set_num_threads(spec.num_threads)
+    if config.parallel.strategy == "fsdp":
+        give_back_blocks()
     training = TrainingRun(
         spec=spec, config=config, link=link, clock=clock, watch=watch, group=group
     )
