@@ -30,6 +30,13 @@ PAGES = [
 FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 BY_HAND = {"make demo", "make test"}
 CLI_ONLY_KEYS = {"data"}
+TOLD_TWICE = {
+    f"docs/howto/{name}.md"
+    for name in (
+        "audio-classification", "image-classification", "mixed-inputs", "text-classification",
+        "transcribe",
+    )
+}  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -75,8 +82,14 @@ def test_data_blocks_are_valid(page: Path, tmp_path: Path) -> None:
                 load_settings(flags={}, toml=file)
 
 
+def _run_when(page: Path) -> Any:
+    """Leave pages whose story `tests/e2e` tells as well to `make train`."""
+    marks = [pytest.mark.train] if _name(page) in TOLD_TWICE else []
+    return pytest.param(page, marks=marks, id=_name(page))
+
+
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("page", _pages("python", "bash"), ids=_name)
+@pytest.mark.parametrize("page", [_run_when(p) for p in _pages("python", "bash")])
 def test_code_blocks_run(
     page: Path, live_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,7 +224,7 @@ def test_estimates_are_shown_and_nothing_is_started(purvey: Run, server: Any) ->
         return 0
 
     recipe = tmp_recipe(purvey)
-    server.jobs.then(too_large)
+    server.jobs.estimating = too_large
     assert purvey("train", recipe, "--estimate", status=1) == ""
     Path("bare.toml").write_text('task = "text-classification"\n', encoding="utf-8")
     assert "Name data files" in purvey("train", "bare.toml", "--estimate", status=2)

@@ -89,7 +89,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         plain = getattr(Database, name)
 
         def noting(self: Database, ask: Any, plain: Any = plain) -> Any:
-            seen.append(ask.__qualname__)
+            if not ask.__qualname__.startswith("sweep_once"):  # comes by the clock, for nobody
+                seen.append(ask.__qualname__)
             return plain(self, ask)
 
         monkeypatch.setattr(Database, name, noting)

@@ -56,7 +56,7 @@ def _is_set_aside_once(world: World, root: Path, plan: str, name: str) -> None:
     assert told[told.index(full[0]) + 1] == HAS_ROOM
 
 
-@pytest.mark.parametrize("what", ["a later one, at its fsync"])
+@pytest.mark.parametrize("what", ["its first checkpoint"])
 def test_a_job_that_meets_a_full_disk_goes_on_by_itself(
     world: World, tmp_path: Path, what: str
 ) -> None:
