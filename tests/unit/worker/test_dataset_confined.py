@@ -60,13 +60,24 @@ def spec_of(folder: Path, file: Path) -> JobSpec:
     )
 
 
-def parquet_bomb(path: Path, *, text_bytes: int, num_rows: int) -> Path:
+def shared_text(path: Path, *, text_bytes: int, num_rows: int) -> Path:
     """Write one long text that stands in every row, stored once."""
     texts = pa.DictionaryArray.from_arrays(
         pa.array([0] * num_rows, pa.int32()), pa.array(["x" * text_bytes])
     )
     labels = pa.array(["a", "b"] * (num_rows // 2))
     pq.write_table(pa.table({"text": texts, "label": labels}), path, compression="zstd")
+    return path
+
+
+def parquet_bomb(path: Path, *, text_bytes: int, num_rows: int) -> Path:
+    """Write long texts that differ from one another, and compress to next to nothing."""
+    schema = pa.schema({"text": pa.string(), "label": pa.string()})
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for start in range(0, num_rows, 100):
+            texts = [f"{start + row} " + "x" * text_bytes for row in range(100)]
+            columns = {"text": texts, "label": ["a", "b"] * 50}
+            writer.write_table(pa.table(columns, schema=schema))
     return path
 
 
@@ -80,6 +91,13 @@ async def test_an_honest_file_is_prepared_under_the_limits(tmp_path: Path) -> No
     last = await last_word(tmp_path, csv_of(tmp_path / "a.csv", 200), num_bytes=PLENTY)
     assert isinstance(last, DatasetBuilt)
     assert last.manifest.rows["train"] > 100
+
+
+async def test_a_text_that_rows_share_is_held_once(tmp_path: Path) -> None:
+    file = shared_text(tmp_path / "a.parquet", text_bytes=900_000, num_rows=1_000)
+    last = await last_word(tmp_path, file, num_bytes=LITTLE)
+    assert isinstance(last, DatasetBuilt)
+    assert last.manifest.profile["duplicates_removed"] == 998  # one text, two labels
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])

@@ -112,5 +112,16 @@ def _cells(column: pa.Array, name: str, *, source: str) -> list[Cell]:
             f"{source!r}: column {name!r} has the type {str(kind)[:100]!r}: "
             "store it as text, numbers or bytes."
         )
-    values: list[Cell] = column.to_pylist()
-    return values
+    return _values(column)
+
+
+def _values(column: pa.Array) -> list[Cell]:
+    """Return the rows' values; rows of a dictionary share theirs.
+
+    One by one pyarrow copies them, and aborts the process where memory ends in such a copy.
+    """
+    if not isinstance(column, pa.DictionaryArray):
+        values: list[Cell] = column.to_pylist()
+        return values
+    entries: list[Cell] = column.dictionary.to_pylist()
+    return [None if index is None else entries[index] for index in column.indices.to_pylist()]
