@@ -245,7 +245,7 @@ def test_shapes_are_answered_about_at_full_size(jobs: Jobs, tmp_path: Path) -> N
     recipe = tomllib.loads((Path(__file__).parents[2] / "recipes" / "shapes.toml").read_text())
     for name in ("data", "columns"):
         del recipe[name]
-    dataset = shapes_dataset(tmp_path / "data", num_rows=6_000)
+    dataset = shapes_dataset(tmp_path / "data", num_rows=16_000)
     folder = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
     report = manifest_of(folder).report
     assert report["exact_match"]["value"] >= 0.9, report
