@@ -9,33 +9,9 @@ from typing import Any
 
 import pytest
 
-from purvey.cli.main import run
-
 Run = Callable[..., Any]
 THINGS = {"物流": ["快递", "包裹", "配送"], "账单": ["发票", "退款", "付款"]}
 PHRASES = ["我的{}怎么样了", "请帮我查一下{}", "{}有问题,编号{}", "关于{}的事情{}"]
-
-
-@pytest.fixture
-def purvey(
-    live_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """Run a command that must succeed, and return what it prints."""
-    monkeypatch.setenv("PURVEY_BASE_URL", live_server.base_url)
-    monkeypatch.setenv("PURVEY_API_KEY", live_server.admin_key)
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            run(words)
-        told = capsys.readouterr()
-        assert ended.value.code == 0, told.err
-        return told.out
-
-    return command
 
 
 def write_messages(path: Path) -> None:
