@@ -8,37 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from openai import OpenAI
 
-from purvey.cli.main import run
 from tests.unit.parse.recordings import encoded, flac_header, silence
 from tests.unit.worker.sounds import CLASSES, sound
 
 Command = Callable[..., str]
 MANIFEST = "file_name,label,length\n"
-
-
-@pytest.fixture
-def purvey(
-    live_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
-    """Run a command and return what it prints, on the error stream where it must fail."""
-    monkeypatch.setenv("PURVEY_BASE_URL", live_server.base_url)
-    monkeypatch.setenv("PURVEY_API_KEY", live_server.admin_key)
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str, status: int = 0) -> str:
-        with pytest.raises(SystemExit) as ended:
-            run(words)
-        told = capsys.readouterr()
-        assert ended.value.code == status, told.err
-        return told.err if status else told.out
-
-    return command
 
 
 def sounds_with_a_manifest(path: Path, *, per_class: int) -> None:
