@@ -6,13 +6,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from purvey.network.outbound import Outbound
-from purvey.testing.certificate import make_certificate
-from purvey.testing.https_double import HttpsDouble, answer_of
-from purvey.testing.hub_double import COMMIT, HUB, SOURCE, STORAGE, HubDouble
+from purvey.testing.https_double import answer_of
+from purvey.testing.hub_double import COMMIT, SOURCE, HubDouble
 from tests.api.conftest import Refusal, Until
-from tests.conftest import RunningServer, scripted_server
-from tests.unit.network.conftest import OPEN, Names
+from tests.api.hub_server import server_of_hub
+from tests.conftest import RunningServer
 
 URL, WANTED = "/v1/pulls", f"hf://datasets/{SOURCE}"
 FILES = {
@@ -30,20 +28,8 @@ def hub() -> HubDouble:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, hub: HubDouble) -> Iterator[RunningServer]:
-    """A server that may fetch from the hub and from its storage."""
-    certificate, names = make_certificate(HUB, STORAGE), Names()
-    with HttpsDouble(certificate, hub) as double:
-        hub.heads = double.heads
-        for host in (HUB, STORAGE):
-            names.put(host, str(OPEN), port=double.port)
-        outbound = Outbound(
-            (HUB, STORAGE),
-            resolver=names,
-            may_connect=lambda address: address == OPEN,
-            tls=certificate.client_context(),
-        )
-        with scripted_server(tmp_path_factory.mktemp("pulls"), outbound=outbound) as running:
-            yield running
+    with server_of_hub(hub, tmp_path_factory.mktemp("pulls")) as running:
+        yield running
 
 
 def test_tables_come_pinned_and_become_a_dataset(

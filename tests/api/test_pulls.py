@@ -12,18 +12,15 @@ import pytest
 from openai import OpenAI
 
 from purvey.cli.main import run
-from purvey.network.outbound import Outbound
-from purvey.testing.certificate import make_certificate
-from purvey.testing.https_double import HttpsDouble
-from purvey.testing.hub_double import COMMIT, HUB, SOURCE, STORAGE, HubDouble
+from purvey.testing.hub_double import COMMIT, SOURCE, HubDouble
 from purvey.testing.model_folder import (
     ADAPTABLE,
     write_plausible_adapter,
     write_plausible_folder,
 )
 from tests.api.conftest import Refusal
+from tests.api.hub_server import server_of_hub
 from tests.conftest import RunningServer, scripted_server
-from tests.unit.network.conftest import OPEN, Names
 from tests.unit.registry.test_pulls import FILES
 
 Pulls = list[dict[str, Any]]  # JSON values
@@ -54,20 +51,8 @@ def hub() -> Held:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, hub: Held) -> Iterator[RunningServer]:
-    """A server that may fetch from the hub and from its storage."""
-    certificate, names = make_certificate(HUB, STORAGE), Names()
-    with HttpsDouble(certificate, hub) as double:
-        hub.heads = double.heads
-        for host in (HUB, STORAGE):
-            names.put(host, str(OPEN), port=double.port)
-        outbound = Outbound(
-            (HUB, STORAGE),
-            resolver=names,
-            may_connect=lambda address: address == OPEN,
-            tls=certificate.client_context(),
-        )
-        with scripted_server(tmp_path_factory.mktemp("pulls"), outbound=outbound) as running:
-            yield running
+    with server_of_hub(hub, tmp_path_factory.mktemp("pulls")) as running:
+        yield running
 
 
 def test_a_model_of_the_hub_answers_by_name(
