@@ -287,14 +287,15 @@ def test_what_is_too_long_is_refused(start: Start, language_folder: Path) -> Non
     long = TextPrompt(text="the cat " * 600)
     process.link.tell(Generate(request_id="g", prompt=long, sampling=GREEDY))
     process.link.tell(Score(request_id="s", pairs=((long, PROMPT),)))
-    for request_id in ("g", "s"):
-        refused = process.link.hear()
-        assert isinstance(refused, Refused)
-        assert (refused.request_id, refused.code, refused.param) == (
-            request_id,
-            "context_length_exceeded",
-            "prompt",
-        )
+    told = [process.link.hear() for _ in range(2)]
+    assert {
+        (refused.request_id, refused.code, refused.param)
+        for refused in told
+        if isinstance(refused, Refused)
+    } == {
+        ("g", "context_length_exceeded", "prompt"),
+        ("s", "context_length_exceeded", "prompt"),
+    }
 
 
 def test_cancelling_frees_the_blocks(start: Start, language_folder: Path) -> None:
