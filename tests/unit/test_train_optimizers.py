@@ -1,7 +1,7 @@
-"""Muon against its formula in float64, and which weights it moves."""
+"""Each rule against its formula or torch's own, and which weights Muon moves."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from purvey.errors import InvalidValueError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.scaling.mup import decoder_reaches
-from purvey.train.muon import orthogonal
+from purvey.train.descent.muon import orthogonal
 from purvey.train.optim import Descent, build_optimizer
 from purvey.train.step import BatchLoss, update
 
@@ -116,7 +116,7 @@ def test_only_trained_parameters_are_moved() -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     module[0].requires_grad_(requires_grad=False)
     optimizer = build_optimizer(module, MUON)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
+    held = [p for group in optimizer.groups for p in group.parameters]
     assert {id(p) for p in held} == {id(p) for p in module[1].parameters()}
 
 
@@ -136,12 +136,51 @@ def test_a_wide_weight_has_a_rate_of_its_own_and_decays_as_ever(
     config = OptimizerConfig(name=rule, learning_rate=0.5, weight_decay=0.125)
     optimizer = build_optimizer(decoder, config, decoder_reaches(decoder, 4))
     optimizer.set_rate(2.0)
-    names = {p: name.split(".")[-2] for name, p in decoder.named_parameters()}
-    rates = {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names: dict[Tensor, str] = {p: n.split(".")[-2] for n, p in decoder.named_parameters()}
+    rates = {names[p]: group.rate for group in optimizer.groups for p in group.parameters}
     assert {name: rates[name] / 2.0 for name in expected} == expected
     shrinking = {
-        group["lr"] * group["weight_decay"]
-        for group in optimizer.param_groups
-        if group["params"][0].dim() > 1
+        group.rate * group.weight_decay
+        for group in optimizer.groups
+        if group.parameters[0].dim() > 1
     }
     assert shrinking == {2.0 * 0.125}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_other_rules_are_those_of_torch_bit_for_bit(name: Literal["sgd", "adamw"]) -> None:
+    ours, theirs = (nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimizerConfig(name=name, learning_rate=0.05, weight_decay=0.25)
+    optimizer = build_optimizer(ours, config)
+    matrices, vectors = ([p for p in theirs.parameters() if p.dim() == n] for n in (2, 1))
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    oracle: torch.optim.Optimizer
+    if name == "sgd":
+        oracle = torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.25)
+    else:
+        oracle = torch.optim.AdamW(
+            groups, lr=0.05, betas=config.betas, weight_decay=0.25, fused=True
+        )
+    for step in range(4):
+        if step == 2:  # what has no gradient is passed over
+            for module in (ours, theirs):
+                module[0].requires_grad_(requires_grad=False)
+        inputs = torch.randn(6, 5)
+        loss = BatchLoss(loss=ours(inputs).square().sum(), num_rows=6)
+        update([loss], list(ours.parameters()), optimizer, clip_norm=None, step=step)
+        oracle.zero_grad()
+        torch.autograd.backward(theirs(inputs).square().sum())
+        oracle.step()
+        assert all(
+            torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+        )
+
+
+def test_a_network_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="nothing to train") as refusal:
+        build_optimizer(nn.Sequential(nn.Linear(2, 2).requires_grad_(requires_grad=False)), MUON)
+    assert refusal.value.param == "recipe.model"

@@ -1,50 +1,56 @@
 """Optimizers by recipe, and their state as plain tensors under the names of the parameters."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import assert_never
 
-import torch
 from torch import Tensor, nn
 
 from purvey.contracts.recipe_parts.descent import OptimizerConfig
 from purvey.errors import InvalidValueError
 from purvey.models.scaling.mup import AS_IN_BASE, Reach, Reaches
-from purvey.train.muon import Muon
+from purvey.train.descent.muon import Muon
+from purvey.train.descent.rules import AdamW, ParameterGroup, Rule, Sgd
 
 _HEADS = frozenset({"classifier", "head", "lm_head"})
 """Names of output layers, which Muon leaves to AdamW as it does embeddings."""
 
 
 class Descent:
-    """One optimizer of torch, or two that divide a module's trained parameters.
+    """One rule, or two that divide a module's trained parameters.
 
     Args:
         parts: Each holds its own share of the parameters.
         names: Name of every parameter they hold.
     """
 
-    def __init__(self, parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str]) -> None:
+    def __init__(self, parts: Sequence[Rule], names: Mapping[Tensor, str]) -> None:
         self._parts, self._names = tuple(parts), dict(names)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # torch's own shape
+    def groups(self) -> list[ParameterGroup]:
         """The groups of all parts."""
-        return [group for part in self._parts for group in part.param_groups]
+        return [group for part in self._parts for group in part.groups]
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate: that of every group, times the factor of its own."""
-        for group in self.param_groups:
-            group["lr"] = rate * group["rate_factor"]
+        for group in self.groups:
+            group.rate = rate * group.rate_factor
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        for part in self._parts:
-            part.zero_grad(set_to_none=True)
+        for parameter in self._names:
+            parameter.grad = None
 
     def step(self) -> None:
         """Move the parameters by their gradients."""
         for part in self._parts:
             part.step()
+
+    def forget(self) -> None:
+        """Drop the gradients and what is remembered: no step follows."""
+        self.zero_grad()
+        for part in self._parts:
+            part.state.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state itself, no copies, by `<parameter name>.<state name>`."""
@@ -53,7 +59,6 @@ class Descent:
             for part in self._parts
             for parameter, state in part.state.items()
             for key, value in state.items()
-            if isinstance(value, Tensor)
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -63,10 +68,12 @@ class Descent:
             name, _, key = path.rpartition(".")
             states.setdefault(name, {})[key] = value
         for part in self._parts:
-            held = [self._names[p] for group in part.param_groups for p in group["params"]]
-            numbered = {n: states[name] for n, name in enumerate(held) if name in states}
-            groups = part.state_dict()["param_groups"]
-            part.load_state_dict({"state": numbered, "param_groups": groups})
+            held = [parameter for group in part.groups for parameter in group.parameters]
+            part.state = {
+                p: {key: value.to(p.device) for key, value in states[self._names[p]].items()}
+                for p in held
+                if self._names[p] in states
+            }
 
 
 def build_optimizer(
@@ -83,16 +90,20 @@ def build_optimizer(
         reaches: Of the weights that are wider than in a base.
 
     Raises:
-        InvalidValueError: Muon was asked for, and the module has no hidden linear layer.
+        InvalidValueError: Nothing requires a gradient, or Muon was asked for and the module has
+            no hidden linear layer.
     """
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters() if p.requires_grad}
+    if not names:
+        raise InvalidValueError(
+            "no parameter of the network requires a gradient: there is nothing to train.",
+            param="recipe.model",
+        )
     held = {p: reaches.get(name, Reach()) for p, name in names.items()}
     match config.name:
         case "sgd":
-            rates = {p: reach.sgd_rate for p, reach in held.items()}
-            groups = _groups(rates, config.weight_decay)
-            sgd = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-            return Descent([sgd], names)
+            groups = _groups({p: reach.sgd_rate for p, reach in held.items()}, config)
+            return Descent([Sgd(groups, momentum=config.momentum)], names)
         case "adamw":
             return Descent([_adamw(held, config)], names)
         case "muon":
@@ -104,26 +115,23 @@ def build_optimizer(
             assert_never(config.name)
 
 
-def _muon(matrices: Mapping[Tensor, Reach], config: OptimizerConfig) -> torch.optim.Optimizer:
+def _muon(matrices: Mapping[Tensor, Reach], config: OptimizerConfig) -> Rule:
     if not matrices:
         raise InvalidValueError(
             "optimizer.name 'muon' moves the weights of hidden linear layers, and no trained "
             "parameter is one: use 'adamw'.",
             param="recipe.optimizer.name",
         )
-    rates = {p: reach.muon_rate for p, reach in matrices.items()}
-    groups = _groups(rates, config.weight_decay)
-    rate, momentum = config.learning_rate, config.momentum
-    return Muon(groups, lr=rate, momentum=momentum, weight_decay=config.weight_decay)
+    groups = _groups({p: reach.muon_rate for p, reach in matrices.items()}, config)
+    return Muon(groups, momentum=config.momentum)
 
 
-def _adamw(held: Mapping[Tensor, Reach], config: OptimizerConfig) -> torch.optim.Optimizer:
-    groups = _groups({p: reach.adam_rate for p, reach in held.items()}, config.weight_decay)
-    is_fused = all(p.is_floating_point() and p.layout == torch.strided for p in held)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=is_fused)
+def _adamw(held: Mapping[Tensor, Reach], config: OptimizerConfig) -> Rule:
+    groups = _groups({p: reach.adam_rate for p, reach in held.items()}, config)
+    return AdamW(groups, betas=config.betas)
 
 
-def _groups(rates: Mapping[Tensor, float], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(rates: Mapping[Tensor, float], config: OptimizerConfig) -> list[ParameterGroup]:
     """Divide parameters by what they need: matrices first, each by the factor on its rate.
 
     The product of rate and decay, by which a step shrinks a weight, is the same for all.
@@ -132,12 +140,13 @@ def _groups(rates: Mapping[Tensor, float], weight_decay: float) -> list[dict[str
     for p, rate in sorted(rates.items(), key=lambda item: item[0].dim() < 2):
         divided.setdefault((p.dim() >= 2, rate), []).append(p)
     return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay / rate if is_matrix else 0.0,
-            "rate_factor": rate,
-        }
-        for (is_matrix, rate), parameters in divided.items()
+        ParameterGroup(
+            parameters=parameters,
+            rate=config.learning_rate * factor,
+            rate_factor=factor,
+            weight_decay=config.weight_decay / factor if is_matrix else 0.0,
+        )
+        for (is_matrix, factor), parameters in divided.items()
     ]
 
 

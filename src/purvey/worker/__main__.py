@@ -13,6 +13,7 @@ import threading
 
 from purvey.ipc.lifetime import die_with_parent
 from purvey.telemetry import logs
+from purvey.worker import garbage
 
 _STANDING_BACK = 5
 """Niceness that leaves three quarters of a processor to whoever wants it."""
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--spare", action="store_true")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
+    garbage.ignore()
     faulthandler.enable()
     logs.configure("json", "INFO")
     if arguments.spare:
@@ -52,6 +54,7 @@ def _run_engine(fd: int, *, is_spare: bool = False) -> int:
     from purvey.ipc.link import Link
     from purvey.worker import engine
 
+    garbage.collect_from_here()
     link: Link[ToEngine] = Link(fd, ToEngine)
     if is_spare:
         link.send(Waiting())
@@ -72,6 +75,7 @@ def _run_parse(fd: int) -> int:
     from purvey.ipc.link import Link
     from purvey.worker import parse
 
+    garbage.collect_from_here()
     link: Link[ToParser] = Link(fd, ToParser)
     return parse.run(link)
 
@@ -81,6 +85,7 @@ def _run_rank(fd: int) -> int:
     from purvey.ipc.link import Link
     from purvey.worker.ranks import entry
 
+    garbage.collect_from_here()
     link: Link[ToRank] = Link(fd, ToRank)
     return entry.run(link)
 

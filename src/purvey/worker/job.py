@@ -27,6 +27,7 @@ from purvey.errors import (
 )
 from purvey.ipc.link import Link
 from purvey.telemetry.logs import bind
+from purvey.worker import garbage
 from purvey.worker.inputs import verify_inputs
 from purvey.worker.job_link import JobInterrupted, JobLink, RankFailed
 
@@ -68,7 +69,9 @@ def last_word(
     began = clock.monotonic()
     try:
         verify_inputs(spec)
-        last = runner(spec)(spec, job)
+        run_it = runner(spec)
+        garbage.collect_from_here()
+        last = run_it(spec, job)
         failpoints.reach("output.written")
         return last  # noqa: TRY300 (an error here is a failure too)
     except JobInterrupted as interrupted:
