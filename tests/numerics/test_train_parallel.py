@@ -1,18 +1,25 @@
 """A run by two processes learns what one process learns, and each goes on from the other."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from purvey.contracts.jobs import InputDataset, JobSpec
+from purvey.contracts.model import ModelSource
 from purvey.contracts.recipe import parse_recipe
 from purvey.errors import DivergedError, InvalidValueError
+from purvey.train.checkpoint import MANIFEST, read_checkpoint
+from purvey.train.state import RunState
 from purvey.worker import train
 from purvey.worker.job_link import JobInterrupted
+from tests.numerics.divided_tasks import TASKS
 from tests.numerics.second_rank import Pair, paired
 from tests.numerics.test_train_resume import (
     ADAMW,
@@ -64,6 +71,7 @@ class Runs(Jobs):
         work: Path | None = None,
         resume_from: str | None = None,
         module_root: Path | None = None,
+        base: ModelSource | None = None,
     ) -> JobSpec:
         return JobSpec(
             job_id="job_test",
@@ -72,6 +80,7 @@ class Runs(Jobs):
             fence=1,
             recipe=parse_recipe(recipe).model_dump(mode="json"),
             dataset=dataset,
+            base=base,
             work_dir=str(work or self.folder()),
             output_dir=str(self.folder()),
             resume_from=resume_from,
@@ -93,10 +102,17 @@ class Runs(Jobs):
         return link, Path(spec.output_dir)
 
     def paused(
-        self, recipe: dict[str, Any], dataset: InputDataset, *, work: Path, stop_at: int
+        self,
+        recipe: dict[str, Any],
+        dataset: InputDataset,
+        *,
+        work: Path,
+        stop_at: int,
+        resume_from: str | None = None,
     ) -> str:
         """Pause a run after so many steps, on one process or on two; return its checkpoint."""
-        link, spec = Told(stop_at=stop_at), self.spec(recipe, dataset, work=work)
+        link = Told(stop_at=stop_at)
+        spec = self.spec(recipe, dataset, work=work, resume_from=resume_from)
         run = self._pair.run if "parallel" in recipe else train.run
         with pytest.raises(JobInterrupted, match="pause"):
             run(spec, link)
@@ -122,7 +138,14 @@ def assert_close(found: list[float], one: list[float], portions: list[float]) ->
 
 
 def largest_difference(a: Path, b: Path) -> float:
-    left, right = (load_file(folder / "model.safetensors") for folder in (a, b))
+    left, right = (
+        {
+            f"{file.name} {name}": tensor
+            for file in files
+            for name, tensor in load_file(file).items()
+        }
+        for files in (sorted(folder.glob("*.safetensors")) for folder in (a, b))
+    )
     assert left.keys() == right.keys()
     return max(float((left[n].double() - right[n].double()).abs().max()) for n in left)
 
@@ -193,6 +216,25 @@ def test_a_classifier_learns_the_same_on_two(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("speech", "ddp"),
+        ("tuned", "fsdp"),
+        *(pytest.param(name, "ddp", marks=LARGER) for name in TASKS if name != "speech"),
+    ],
+)
+def test_every_task_learns_the_same_on_two(runs: Runs, name: str, strategy: str) -> None:
+    task = TASKS[name](runs.folder())
+    given: dict[str, Any] = {"dataset": task.dataset, "base": task.base}
+    one, weights = runs.on_one(task.recipe, **given)
+    portions, other = runs.on_one(in_portions(task.recipe), **given)
+    two, divided_weights = runs.on_two(strategy, task.recipe, **given)
+    assert_close(two.losses, one.losses, portions.losses)
+    own = largest_difference(other, weights)
+    assert largest_difference(divided_weights, weights) <= FACTOR * own + ROUNDING
+
+
+@pytest.mark.parametrize(
     "strategy",
     ["fsdp", pytest.param("ddp", marks=LARGER), pytest.param("tensor", marks=LARGER)],
 )
@@ -221,7 +263,7 @@ def test_any_number_of_ranks_goes_on_from_a_checkpoint(runs: Runs, strategy: str
     of_one = runs.paused(recipe, dataset, work=work, stop_at=stop_at)
     split, split_weights = runs.on_two(strategy, recipe, dataset, work=work, resume_from=of_one)
 
-    assert shapes(of_two) == shapes(of_one), "a checkpoint tells by how many it was written"
+    assert shapes(of_two) == shapes(of_one)
     num_left = len(joined.losses)
     assert 0 < num_left < len(one.losses)
     assert len(split.losses) == num_left
@@ -235,13 +277,46 @@ def test_any_number_of_ranks_goes_on_from_a_checkpoint(runs: Runs, strategy: str
         assert largest_difference(folder, weights) <= FACTOR * own + ROUNDING
 
 
+def content(checkpoint: str) -> tuple[RunState, dict[str, dict[str, Tensor]]]:
+    """Return what a checkpoint knows, its tensors whole."""
+    folder = Path(checkpoint)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    found = read_checkpoint(folder, run_digest=manifest["run_digest"])
+    state = msgspec.structs.replace(found.state, compute_s=0.0)
+    return state, {name: dict(part) for name, part in found.parts.items()}
+
+
 def shapes(checkpoint: str) -> dict[str, dict[str, tuple[int, ...]]]:
-    files = sorted(Path(checkpoint).glob("*.safetensors"))
-    assert {file.stem for file in files} >= {"model", "optimizer", "best", "average"}
+    _, parts = content(checkpoint)
+    assert parts.keys() == {"model", "optimizer", "best", "average"}
     return {
-        file.name: {name: tuple(tensor.shape) for name, tensor in load_file(file).items()}
-        for file in files
+        part: {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
     }
+
+
+def test_a_checkpoint_keeps_its_bits_from_strategy_to_strategy(runs: Runs) -> None:
+    """Weights, their mean, the best and the optimizer's state; each run pauses before a step."""
+    recipe, dataset = language(ADAMW, ema_decay=0.5), runs.dataset("rows.csv", sentences())
+    steps = runs.on_one(recipe, dataset)[0].steps[-1]
+    first = runs.paused(
+        divided(recipe, "fsdp"), dataset, work=runs.folder(), stop_at=steps // 2 + 1
+    )
+    state, parts = content(first)
+    assert shapes(first)
+    assert state.best is not None
+    assert len(list(Path(first).glob("model-?-of-2.safetensors"))) == 2
+    last = first
+    for strategy in ("tensor", "none", "fsdp"):
+        again = recipe if strategy == "none" else divided(recipe, strategy)
+        last = runs.paused(again, dataset, work=runs.folder(), stop_at=0, resume_from=last)
+        found_state, found = content(last)
+        assert found_state == state
+        assert found.keys() == parts.keys()
+        for part, tensors in parts.items():
+            assert found[part].keys() == tensors.keys()
+            for name, tensor in tensors.items():
+                assert torch.equal(found[part][name], tensor), (strategy, part, name)
 
 
 MODULE = """
@@ -285,3 +360,24 @@ def test_statistics_over_a_batch_are_refused(runs: Runs) -> None:
     recipe, root = own_module(runs, has_batch_norm=True)
     with pytest.raises(InvalidValueError, match="'norm' learns: it normalises over the rows"):
         runs.on_two("ddp", recipe, runs.dataset("rows.csv", sentences()), module_root=root)
+
+
+def test_an_encoder_learns_the_same_on_two(runs: Runs) -> None:
+    """A row is told apart from those of the other rank, and of several partners both know one."""
+    recipe = {
+        "task": "embedding",
+        "model": {
+            "architecture": "encoder",
+            "hyperparameters": {"hidden_size": 16, "num_layers": 1, "dropout": 0.0},
+        },
+        "tokenizer": {"vocabulary_size": 300},
+        "optimizer": SGD,
+        "train": {"epochs": 2, "batch_size": 9, "sequence_tokens": 16, "evals_per_epoch": 2},
+    }
+    dataset = runs.dataset("rows.csv", sentences())
+    one, weights = runs.on_one(recipe, dataset)
+    portions, other = runs.on_one(in_portions(recipe), dataset)
+    two, divided_weights = runs.on_two("ddp", in_portions(recipe, of=3), dataset)
+    assert_close(two.losses, one.losses, portions.losses)
+    own = largest_difference(other, weights)
+    assert largest_difference(divided_weights, weights) <= FACTOR * own + ROUNDING

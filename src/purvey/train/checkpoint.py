@@ -2,31 +2,33 @@
 
 A checkpoint is a folder `step-00000042` with `model`, `optimizer`, (once there is a best
 evaluation) `best` and (where weights are averaged) `average` tensors, `state.json`, and
-`manifest.json`, which names every file's digest and is written last. The folder is filled
-under another name, flushed to disk, and renamed; so a torn one never carries the name of a
-checkpoint.
+`manifest.json`, which names every file's digest and is written last. What several ranks wrote has
+a file of each of them for every part, and `index.json`, which says which blocks of which tensor
+they hold (`saving.shares`). The folder is filled under another name, flushed to disk, and renamed;
+so a torn one never carries the name of a checkpoint.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from safetensors import safe_open
 from torch import Tensor
 
 from purvey import failpoints
 from purvey.contracts.jobs import CHECKPOINT_ASIDE
 from purvey.errors import IntegrityError
-from purvey.models.folder.safetensors_file import read_header, write_tensors
+from purvey.models.folder.safetensors_file import write_tensors
+from purvey.train.saving.regions import Spreads
+from purvey.train.saving.stored import Stored, stored_file
 from purvey.train.state import RunState
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+INDEX = "index.json"
 PARTS = ("model", "optimizer", "best", "average")
 NUM_KEPT = 2
 
@@ -72,7 +74,21 @@ class Written:
     digest: str
 
 
-def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Written:
+Fill = Callable[[Path, Snapshot], dict[str, str]]
+"""Writes a snapshot's tensors into a folder; returns the hex SHA-256 of each file by its name."""
+
+
+def whole_files(folder: Path, snapshot: Snapshot) -> dict[str, str]:
+    """Write every part into a file of its name; a `Fill`."""
+    return {
+        f"{part}.safetensors": write_tensors(tensors, folder / f"{part}.safetensors")
+        for part, tensors in snapshot.parts.items()
+    }
+
+
+def write_checkpoint(
+    snapshot: Snapshot, root: Path, *, run_digest: str, fill: Fill = whole_files
+) -> Written:
     """Write a checkpoint below `root`; of the others only the one before it is kept.
 
     Those of later steps are what an earlier attempt left, which was resumed from before them.
@@ -83,6 +99,7 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
         snapshot: The state; tensors are copied to disk as they are.
         root: Folder of the run's checkpoints; made where missing.
         run_digest: Names the recipe and data; a resume under another one is refused.
+        fill: Writes the tensors.
 
     Raises:
         OSError: The disk refuses; no folder carries the checkpoint's name.
@@ -90,14 +107,14 @@ def write_checkpoint(snapshot: Snapshot, root: Path, *, run_digest: str) -> Writ
     final = _folder(root, snapshot.state.step)
     if not root.exists():
         root.mkdir(parents=True)
-        _flush(root.parent)
+        flush(root.parent)
     if not _is_usable(final, run_digest=run_digest):
-        aside = root / f"{CHECKPOINT_ASIDE}{snapshot.state.step:08d}"
-        _fill(aside, snapshot, run_digest=run_digest)
+        aside = aside_of(root, snapshot.state.step)
+        _fill(aside, snapshot, run_digest=run_digest, fill=fill)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         failpoints.reach("ckpt.renamed")
-    _flush(root)
+    flush(root)
     failpoints.reach("gc.old")
     _drop_others(root, step=snapshot.state.step)
     return Written(folder=final, digest=_sha256(final / MANIFEST))
@@ -114,8 +131,7 @@ def read_checkpoint(folder: Path, *, run_digest: str) -> Snapshot:
         state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
     except (OSError, msgspec.MsgspecError) as error:
         raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
-    held = {name for name in PARTS if f"{name}.safetensors" in manifest.files}
-    parts = {name: _Stored(folder / f"{name}.safetensors") for name in held}
+    parts = _stored(folder, manifest)
     return Snapshot(
         state=state,
         model=parts["model"],
@@ -130,8 +146,38 @@ def is_written(root: Path, step: int, *, run_digest: str) -> bool:
     return _is_usable(_folder(root, step), run_digest=run_digest)
 
 
+def aside_of(root: Path, step: int) -> Path:
+    """Return the folder in which a checkpoint is written before it gets its name."""
+    return root / f"{CHECKPOINT_ASIDE}{step:08d}"
+
+
+def flush(path: Path) -> None:
+    """Have the system put a file, or a folder's names, on the disk."""
+    failpoints.reach("ckpt.fsync")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _folder(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
+
+
+def _stored(folder: Path, manifest: CheckpointManifest) -> dict[str, Stored]:
+    """Open the parts of a checkpoint whose files are as the manifest says."""
+    if INDEX not in manifest.files:
+        held = {name for name in PARTS if f"{name}.safetensors" in manifest.files}
+        return {name: stored_file(folder / f"{name}.safetensors") for name in held}
+    try:
+        spreads = msgspec.json.decode((folder / INDEX).read_bytes(), type=Spreads)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise IntegrityError(f"checkpoint {folder.name!r} is not complete.") from error
+    named = {piece.file for part in spreads.values() for s in part.values() for piece in s.pieces}
+    if not named <= manifest.files.keys():
+        raise IntegrityError(f"checkpoint {folder.name!r} is not complete.")
+    return {part: Stored(folder, spreads[part]) for part in PARTS if part in spreads}
 
 
 def _checked_manifest(folder: Path, *, run_digest: str) -> CheckpointManifest:
@@ -156,42 +202,19 @@ def _is_usable(folder: Path, *, run_digest: str) -> bool:
     return True
 
 
-def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str) -> None:
+def _fill(folder: Path, snapshot: Snapshot, *, run_digest: str, fill: Fill) -> None:
     """Write every file, the manifest last, and flush them to disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     failpoints.reach("ckpt.tmp")
-    files: dict[str, str] = {}
-    for part, tensors in snapshot.parts.items():
-        name = f"{part}.safetensors"
-        files[name] = write_tensors(tensors, folder / name)
+    files = fill(folder, snapshot)
     (folder / STATE).write_bytes(msgspec.json.encode(snapshot.state))
     files[STATE] = _sha256(folder / STATE)
     manifest = CheckpointManifest(step=snapshot.state.step, files=files, run_digest=run_digest)
     (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     for path in folder.iterdir():
-        _flush(path)
-    _flush(folder)
-
-
-class _Stored(Mapping[str, Tensor]):
-    """The tensors of a file, each read when it is asked for: a copy, in its own dtype."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="pt", device="cpu")  # has no types
-        self._names = tuple(read_header(path))
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor.clone()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        flush(path)
+    flush(folder)
 
 
 def _drop_others(root: Path, *, step: int) -> None:
@@ -205,12 +228,3 @@ def _drop_others(root: Path, *, step: int) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    failpoints.reach("ckpt.fsync")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

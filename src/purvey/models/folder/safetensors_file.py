@@ -37,6 +37,8 @@ _NAMES = {
 }
 """What is written, widest first: in that order tensors are aligned in the file."""
 _ORDER = {dtype: place for place, dtype in enumerate(_NAMES)}
+TYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in _NAMES.items()}
+"""What a header calls the types that are written."""
 _PIECE_BYTES = 2**22
 
 
@@ -122,10 +124,9 @@ def why_unstorable(value: object) -> str | None:
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Write tensors as they are (detached, contiguous, each with its own bytes).
 
-    Tensors that share memory, as tied weights do, are written as often as they are named; those
-    divided among ranks are gathered one by one, in `file_order`. The interpreter is free for other
-    threads while bytes are written and digested. A file of that name is replaced, not overwritten:
-    the tensors may be mapped from it.
+    Tensors that share memory, as tied weights do, are written as often as they are named. The
+    interpreter is free for other threads while bytes are written and digested. A file of that name
+    is replaced, not overwritten: the tensors may be mapped from it.
 
     Returns:
         Hex SHA-256 of the file.
@@ -133,7 +134,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     Raises:
         OSError: The file cannot be written.
     """
-    ordered = file_order(tensors)
+    ordered = sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
     digest = hashlib.sha256()
     if path.is_file():
         path.unlink()
@@ -142,17 +143,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
             stream.write(piece)
             digest.update(piece)
     return digest.hexdigest()
-
-
-def file_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Return names and tensors in the order in which they are written."""
-    return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
-
-
-def undivided(tensor: Tensor) -> Tensor:
-    """Return a tensor whole; all ranks that hold a part of it must do so at once."""
-    gather = getattr(tensor, "full_tensor", None)  # a DTensor's, whose import takes a second
-    return tensor if gather is None else gather()
 
 
 def _pieces(tensors: list[tuple[str, Tensor]]) -> Iterable[bytes | memoryview]:
@@ -170,7 +160,7 @@ def _pieces(tensors: list[tuple[str, Tensor]]) -> Iterable[bytes | memoryview]:
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     for _, tensor in tensors:
-        flat = undivided(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         whole = flat.numpy().data
         for start in range(0, len(whole), _PIECE_BYTES):
             yield whole[start : start + _PIECE_BYTES]

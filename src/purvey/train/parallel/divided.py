@@ -18,7 +18,6 @@ from torch.distributed.tensor.parallel import (
 )
 
 from purvey.models.decoder import Decoder
-from purvey.models.folder.safetensors_file import file_order, undivided
 from purvey.train.checkpoint import Snapshot
 from purvey.train.early_stopping import Validation
 from purvey.train.learner import Learner
@@ -26,6 +25,8 @@ from purvey.train.parallel.group import Group
 from purvey.train.parallel.parts import Parts, structure_of, transplant
 from purvey.train.parallel.replicated import Replicated, told_validation
 from purvey.train.parallel.team import Alone, Portion
+from purvey.train.placing import kind_of
+from purvey.train.saving.shares import Sharing
 from purvey.train.saving.writer import CheckpointWriter
 from purvey.train.step import SINGLE, BatchLoss, StepTaken
 
@@ -36,9 +37,8 @@ _HEAD_NORMS = ("q_norm.weight", "k_norm.weight")
 class Divided(Replicated):
     """Ranks that hold parts of a decoder's weights.
 
-    A checkpoint is gathered tensor by tensor while the first rank writes it, so it is the one of
-    a single process, any number of ranks goes on from it, and no rank ever holds more beside its
-    own part than the largest tensor.
+    Each writes its own part of a checkpoint, beside training, and reads its own part of one of any
+    number of ranks.
 
     Args:
         learner: What is trained; the same on every rank, with a whole decoder.
@@ -50,9 +50,11 @@ class Divided(Replicated):
         module = learner.module
         assert isinstance(module, Decoder), "only decoders are divided"
         structure = structure_of(module)
-        mesh = init_device_mesh("cpu", (group.size,))
+        kind = kind_of(next(module.parameters()))
+        mesh = init_device_mesh(kind, (group.size,))
         self._entrance = self._divide(module, mesh)
         self._parts = Parts(dict(module.named_parameters()), structure)
+        self._sharing = Sharing(group.beside(), self._parts.place)
 
     @property
     def own(self) -> nn.Module:
@@ -87,18 +89,11 @@ class Divided(Replicated):
         return told_validation(self._entrance(self.learner.validate), self.group)
 
     def save(self, live: Snapshot, writer: CheckpointWriter) -> None:
-        """Gather and write it before this returns; what has been written already stays."""
-        is_new = self.agreed(not writer.has(live.state.step))
-        whole = self._parts.whole(live)
-        if self.group.is_first:
-            writer.write(whole)
-        elif is_new:
-            for tensors in whole.parts.values():
-                for _, tensor in file_order(tensors):
-                    undivided(tensor)
+        """Begin to write this rank's share of it."""
+        writer.begin(live, self._sharing)
 
     def part(self, whole: Snapshot) -> Snapshot:
-        """Return this rank's part, read tensor by tensor."""
+        """Return this rank's part; no more of it is read."""
         return self._parts.part(whole)
 
     def finish(self) -> None:
@@ -123,6 +118,9 @@ class Sharded(Divided):
             # Sums, as `joined` divides them, and the only reduction that gloo knows.
             sharded.set_force_sum_reduction_for_comms(True)
             sharded.set_gradient_divide_factor(1.0)
+            # Itself, which is there: a layer fetched ahead would only take room, as the core that
+            # computes is the one that fetches.
+            sharded.set_modules_to_backward_prefetch([sharded])
         return entrance
 
 

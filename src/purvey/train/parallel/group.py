@@ -25,10 +25,18 @@ class Group:
     Args:
         rank: This one, from 0.
         size: How many there are.
+        connections: Over which they speak; those that `connected` makes where not given.
     """
 
-    def __init__(self, *, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+    def __init__(
+        self, *, rank: int, size: int, connections: dist.ProcessGroup | None = None
+    ) -> None:
+        self.rank, self.size, self._connections = rank, size, connections
+
+    def beside(self) -> "Group":
+        """Connect the ranks once more, for a thread of each that speaks while others compute."""
+        connections = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return Group(rank=self.rank, size=self.size, connections=connections)
 
     @property
     def is_first(self) -> bool:
@@ -38,13 +46,13 @@ class Group:
     def total(self, values: Sequence[float]) -> list[float]:
         """Return sums over all ranks, in float64; one that is not finite stays so."""
         sums = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(sums)
+        dist.all_reduce(sums, group=self._connections)
         return [float(value) for value in sums]
 
     def told(self, value: float) -> float:
         """Return the first rank's number."""
         number = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(number, src=0)
+        dist.broadcast(number, src=0, group=self._connections)
         return float(number)
 
     def agreed(self, claim: object) -> bool:
@@ -56,22 +64,38 @@ class Group:
         content = torch.zeros(int(self.told(len(payload))), dtype=torch.uint8)
         if self.is_first and payload:
             content = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        dist.broadcast(content, src=0)
+        dist.broadcast(content, src=0, group=self._connections)
         return content.numpy().tobytes()
+
+    def gathered(self, payload: bytes) -> list[bytes]:
+        """Return on the first rank what the others have given, by rank; on those, nothing."""
+        sizes = self.total([float(len(payload) * (r == self.rank)) for r in range(self.size)])
+        if not self.is_first:
+            content = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+            dist.send(content, dst=0, group=self._connections)
+            return []
+        return [self._received(rank, round(sizes[rank])) for rank in range(1, self.size)]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all ranks, in place."""
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=self._connections)
             pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
             shaped = [piece.view_as(t) for piece, t in zip(pieces, bucket, strict=True)]
             torch._foreach_copy_(bucket, shaped)
 
+    def _received(self, rank: int, num_bytes: int) -> bytes:
+        content = torch.empty(num_bytes, dtype=torch.uint8)
+        dist.recv(content, src=rank, group=self._connections)
+        return content.numpy().tobytes()
+
 
 @contextmanager
 def connected(store: Path, *, rank: int, size: int) -> Iterator[Group]:
-    """Connect this process with the other ranks, through gloo, until the block is left.
+    """Connect this process with the other ranks until the block is left.
+
+    What lies in memory goes through gloo, and what lies on a CUDA device through NCCL.
 
     Args:
         store: File that all ranks name; the first to come makes it.
@@ -81,8 +105,9 @@ def connected(store: Path, *, rank: int, size: int) -> Iterator[Group]:
     Raises:
         RuntimeError: A rank is gone.
     """
+    has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group(
-        "gloo",
+        "cpu:gloo,cuda:nccl" if has_nccl else "gloo",
         store=dist.FileStore(str(store), size),  # type: ignore[attr-defined]  # not marked as exported
         rank=rank,
         world_size=size,

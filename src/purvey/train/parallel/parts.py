@@ -12,9 +12,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from purvey.train.checkpoint import Snapshot
+from purvey.train.saving.regions import Region, chunk
+from purvey.train.saving.shares import Held
+from purvey.train.saving.stored import Stored
 
 
 class Parts:
@@ -30,6 +33,13 @@ class Parts:
 
     def __init__(self, weights: Mapping[str, nn.Parameter], structure: nn.Module) -> None:
         self._weights = dict(weights)
+        self._held = {
+            name: _held(weight, placement.dim)
+            for name, weight in self._weights.items()
+            if isinstance(weight, DTensor)
+            for placement in weight.placements
+            if isinstance(placement, Shard)
+        }
         for name, weight in self._weights.items():
             local = weight
             if isinstance(weight, DTensor):
@@ -39,8 +49,7 @@ class Parts:
 
     def is_divided(self, name: str) -> bool:
         """Tell whether ranks hold different parts of a weight."""
-        weight = self._weights[name]
-        return isinstance(weight, DTensor) and any(p.is_shard() for p in weight.placements)
+        return name in self._held
 
     def collect(self) -> None:
         """Move the gradients of divided weights to the parameters of `own`."""
@@ -55,12 +64,21 @@ class Parts:
                 gradient = gradient.redistribute(placements=weight.placements).to_local()
             parameter.grad = gradient
 
-    def whole(self, part: Snapshot) -> Snapshot:
-        """Return a snapshot of `own` whose divided tensors know of their other parts."""
-        return _mapped(part, self._whole)
+    def place(self, key: str, tensor: Tensor) -> Held | None:
+        """Return which block of a weight, or of its state, a tensor of that name is.
+
+        Args:
+            key: The weight's name, or `<weight>.<state>`.
+            tensor: What this rank holds.
+
+        Returns:
+            None for what every rank holds all of, as a count of steps.
+        """
+        held = self._held_of(key)
+        return held if held is not None and held.region.shape == tensor.shape else None
 
     def part(self, whole: Snapshot) -> Snapshot:
-        """Return this rank's part of a snapshot, holding one whole tensor at a time."""
+        """Return this rank's part of what `read_checkpoint` returns; no more of it is read."""
         return _mapped(whole, self._part)
 
     def restore_whole(self, *, is_kept: bool) -> nn.Module:
@@ -74,33 +92,15 @@ class Parts:
                 _register(self.own, name, kept)
         return self.own
 
-    def _whole(self, key: str, tensor: Tensor) -> Tensor:
-        weight = self._weight_of(key)
-        if weight is None or tensor.shape != _local(weight).shape:
-            return tensor
-        return DTensor.from_local(
-            tensor.detach(),
-            weight.device_mesh,
-            weight.placements,
-            run_check=False,
-            shape=weight.shape,
-            stride=weight.stride(),
-        )
+    def _part(self, key: str, stored: Stored) -> Tensor:
+        held = self._held_of(key)
+        if held is None or stored.shape(key) != held.shape:
+            return stored[key]
+        return stored.block(key, held.region)
 
-    def _part(self, key: str, tensor: Tensor) -> Tensor:
-        weight = self._weight_of(key)
-        if weight is None or tensor.shape != weight.shape:
-            return tensor
-        mesh, placements = weight.device_mesh, weight.placements
-        local = distribute_tensor(tensor, mesh, placements, src_data_rank=None).to_local()
-        return local.clone(memory_format=torch.contiguous_format)
-
-    def _weight_of(self, key: str) -> DTensor | None:
+    def _held_of(self, key: str) -> Held | None:
         """Find the divided weight of a tensor called like it, or `<weight>.<state>`."""
-        weight = self._weights.get(key)
-        if weight is None:
-            weight = self._weights.get(key.rpartition(".")[0])
-        return weight if isinstance(weight, DTensor) else None
+        return self._held.get(key) or self._held.get(key.rpartition(".")[0])
 
 
 def structure_of(module: nn.Module) -> nn.Module:
@@ -120,11 +120,11 @@ def transplant(source: nn.Module, target: nn.Module) -> None:
         target.register_parameter(name, parameter)
 
 
-def _mapped(snapshot: Snapshot, change: Callable[[str, Tensor], Tensor]) -> Snapshot:
-    parts = {
-        name: {key: change(key, tensors[key]) for key in tensors}
-        for name, tensors in snapshot.parts.items()
-    }
+def _mapped(snapshot: Snapshot, read: Callable[[str, Stored], Tensor]) -> Snapshot:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, stored in snapshot.parts.items():
+        assert isinstance(stored, Stored), "a checkpoint is taken apart as it is read"
+        parts[name] = {key: read(key, stored) for key in stored}
     return replace(
         snapshot,
         model=parts["model"],
@@ -132,6 +132,14 @@ def _mapped(snapshot: Snapshot, change: Callable[[str, Tensor], Tensor]) -> Snap
         best=parts.get("best"),
         average=parts.get("average"),
     )
+
+
+def _held(weight: DTensor, dim: int) -> Held:
+    """Return what this rank holds of a weight that is divided along a dimension."""
+    mesh, start, shape = weight.device_mesh, [0] * weight.ndim, list(weight.shape)
+    start[dim], shape[dim] = chunk(shape[dim], rank=mesh.get_local_rank(), size=mesh.size())
+    assert tuple(shape) == _local(weight).shape, "a weight is not divided as torch.chunk does"
+    return Held(shape=tuple(weight.shape), region=Region(start=tuple(start), shape=tuple(shape)))
 
 
 def _local(weight: DTensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from purvey.train.checkpoint import Snapshot
 from purvey.train.early_stopping import Validation
-from purvey.train.learner import Learner
+from purvey.train.learner import Comparing, Learner
 from purvey.train.parallel.group import Group
 from purvey.train.parallel.team import Alone, Portion
 from purvey.train.saving.writer import CheckpointWriter
@@ -52,6 +52,12 @@ class Replicated(Alone):
         for number in range(count):
             mine = share[number::count]
             yield Portion(rows=mine or rows[:1], is_counted=bool(mine))
+
+    def survey(self, rows: Sequence[int], portions: Sequence[Portion]) -> None:
+        """Show the step: other ranks have rows that this one's are compared with."""
+        if isinstance(self.learner, Comparing):
+            mine = [portion.rows for portion in portions if portion.is_counted]
+            self.learner.survey(rows, mine, self.group)
 
     def unit(self, first: float) -> float:
         """Return 1: the weights of other ranks are not known yet."""

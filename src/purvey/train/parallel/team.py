@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from purvey.contracts.recipe_parts.looping import LoopConfig
 from purvey.train.checkpoint import Snapshot
 from purvey.train.early_stopping import Validation
-from purvey.train.learner import Learner
+from purvey.train.learner import Comparing, Learner
+from purvey.train.placing import kind_of
 from purvey.train.saving.writer import CheckpointWriter
 from purvey.train.step import BatchLoss, Joining, Single
 
@@ -42,6 +45,10 @@ class Team(Joining, Protocol):
 
     def portions(self, rows: Sequence[int], *, at_once: int) -> Iterator[Portion]:
         """Divide a step's rows; yield this rank's share, `at_once` rows at most at a time."""
+        ...
+
+    def survey(self, rows: Sequence[int], portions: Sequence[Portion]) -> None:
+        """Show a divided step to a learner that compares its rows, before the first loss."""
         ...
 
     def loss(self, portion: Portion) -> BatchLoss:
@@ -94,6 +101,11 @@ class Alone(Single):
         for start in range(0, len(rows), at_once):
             yield Portion(rows=rows[start : start + at_once])
 
+    def survey(self, rows: Sequence[int], portions: Sequence[Portion]) -> None:
+        """Show a step of several portions."""
+        if len(portions) > 1 and isinstance(self.learner, Comparing):
+            self.learner.survey(rows, [portion.rows for portion in portions], _ALONE)
+
     def loss(self, portion: Portion) -> BatchLoss:
         """Compute the mean loss of a portion."""
         batch = self.learner.loss(portion.rows)
@@ -119,3 +131,37 @@ class Alone(Single):
 
     def finish(self) -> None:
         """Do nothing: the module is whole."""
+
+
+def batches(team: Team, rows: Sequence[int], loop: LoopConfig) -> Iterator[BatchLoss]:
+    """Compute a step's rows, as many at once as the recipe says.
+
+    Args:
+        team: The ranks.
+        rows: Of the step.
+        loop: Section `train` of the recipe.
+    """
+    portions = list(team.portions(rows, at_once=loop.micro_batch_size or len(rows)))
+    kind = kind_of(next(team.own.parameters()))
+    with _precision(loop, kind):
+        team.survey(rows, portions)
+    for portion in portions:
+        with _precision(loop, kind):
+            batch = team.loss(portion)
+        yield batch
+
+
+def _precision(loop: LoopConfig, kind: str) -> torch.autocast:
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=loop.precision == "bf16")
+
+
+class _Solo:
+    """A process that computes all rows itself."""
+
+    is_first = True
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Do nothing."""
+
+
+_ALONE = _Solo()

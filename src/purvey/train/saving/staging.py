@@ -22,11 +22,15 @@ class Staging:
     def __init__(self) -> None:
         self._buffers: dict[str, dict[str, Tensor]] = {}
 
-    def copy(self, snapshot: Snapshot) -> Snapshot | None:
+    def copy(self, snapshot: Snapshot, *, num_ranks: int = 1) -> Snapshot | None:
         """Return the snapshot in buffers of its own, valid until the next call.
 
+        Args:
+            snapshot: What is copied.
+            num_ranks: Processes that make such a copy of their own at once.
+
         Returns:
-            None where the buffers would take more than half of the memory that is free.
+            None where the buffers of all would take more than half of the memory that is free.
         """
         moving = {name: part for name, part in snapshot.parts.items() if name != "best"}
         missing = sum(
@@ -35,7 +39,7 @@ class Staging:
             for key, tensor in part.items()
             if not _fits(self._buffers.get(name, {}).get(key), tensor)
         )
-        if missing and missing > SHARE_OF_FREE_MEMORY * free_memory():
+        if missing and missing * num_ranks > SHARE_OF_FREE_MEMORY * free_memory():
             return None
         average = moving.get("average")
         return replace(

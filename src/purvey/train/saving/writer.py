@@ -5,7 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from purvey.train.checkpoint import Snapshot, Written, is_written, write_checkpoint
+from purvey.train.checkpoint import Snapshot, Written, write_checkpoint
+from purvey.train.saving.shares import Sharing
 from purvey.train.saving.staging import Staging
 
 
@@ -47,36 +48,26 @@ class CheckpointWriter:
         """Whether a checkpoint is being written."""
         return self._writing is not None and not self._writing.done()
 
-    def begin(self, live: Snapshot) -> None:
+    def begin(self, live: Snapshot, sharing: Sharing | None = None) -> None:
         """Copy a state and write it beside the caller; wait for an earlier write first.
 
         Where memory is short the state is written before this returns.
 
         Args:
             live: Its tensors may be changed as soon as this returns.
+            sharing: Writes it together with other ranks, if it is not all here.
 
         Raises:
             OSError: An earlier checkpoint could not be written.
+            RuntimeError: Another rank, with which it was being written, is gone.
         """
         assert self._threads is not None, "the writer was not entered"
         self.finish()
-        staged = self._staging.copy(live)
-        self._writing = self._threads.submit(self._write, live if staged is None else staged)
+        staged = self._staging.copy(live, num_ranks=sharing.num_ranks if sharing else 1)
+        still = live if staged is None else staged
+        self._writing = self._threads.submit(self._write, still, sharing)
         if staged is None:
             self.finish()
-
-    def write(self, snapshot: Snapshot) -> None:
-        """Write a state before this returns, without a copy of it.
-
-        Raises:
-            OSError: This checkpoint or an earlier one could not be written.
-        """
-        self.finish()
-        self._write(snapshot)
-
-    def has(self, step: int) -> bool:
-        """Tell whether a checkpoint of this run and step is on disk, complete."""
-        return is_written(self._root, step, run_digest=self._run_digest)
 
     def check(self) -> None:
         """Raise what the last write failed with, once; return at once while it goes on."""
@@ -89,6 +80,11 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def _write(self, snapshot: Snapshot) -> None:
-        written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
-        self._report(snapshot, written)
+    def _write(self, snapshot: Snapshot, sharing: Sharing | None) -> None:
+        written: Written | None
+        if sharing is None:
+            written = write_checkpoint(snapshot, self._root, run_digest=self._run_digest)
+        else:
+            written = sharing.write(snapshot, self._root, run_digest=self._run_digest)
+        if written is not None:  # else the first rank reports it
+            self._report(snapshot, written)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from purvey import failpoints
 from purvey.contracts.clock import SystemClock
 from purvey.contracts.jobs import (
     CheckpointSaved,
@@ -59,6 +60,7 @@ class Silence:
 
 
 def _failure(spec: RankSpec, link: Link[ToRank]) -> JobFailed | None:
+    failpoints.arm(spec.job.failpoints)
     link.send(RankReady())
     try:
         with connected(Path(spec.store), rank=spec.rank, size=spec.size) as group:
