@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from purvey.contracts.data import DatasetConfig
+from purvey.contracts.deployment import Device
 from purvey.contracts.jobs import CheckpointSaved, InputDataset, InputFile, JobSpec
 from purvey.contracts.model import ModelSource
 from purvey.contracts.recipe import parse_recipe
@@ -80,6 +81,8 @@ class Jobs:
         base: ModelSource | None = None,
         module_root: Path | None = None,
         num_threads: int = 1,
+        device: Device = "cpu",
+        failpoints: str = "",
     ) -> Path:
         output = self.folder()
         spec = JobSpec(
@@ -95,6 +98,8 @@ class Jobs:
             resume_from=resume_from,
             module_roots=(str(module_root),) if module_root is not None else (),
             num_threads=num_threads,
+            device=device,
+            failpoints=failpoints,
         )
         train.run(spec, link)
         return output

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from purvey.contracts.data import DatasetManifest
+from purvey.contracts.deployment import Device
 from purvey.contracts.estimating.needs import Estimated
 from purvey.contracts.model import ModelSource
 from purvey.contracts.sweep.messages import SweepFinished, TrialAsked, TrialNews, TrialStopped
@@ -91,6 +92,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
         output_dir: Empty folder of this attempt; the artifact is written here.
         resume_from: Newest verified checkpoint folder, or None to start afresh.
         num_threads: Compute threads the worker may use.
+        device: Where networks may learn.
         heartbeat_interval_s: Longest silence before the supervisor doubts the worker.
         stall_s: Time that any training step may take before the worker gives up on it.
         failpoints: Plan of `purvey.failpoints`; empty but in tests.
@@ -109,6 +111,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     output_dir: str
     resume_from: str | None = None
     num_threads: int = 1
+    device: Device = "cpu"
     heartbeat_interval_s: float = 5.0
     stall_s: float = 300.0
     failpoints: str = ""

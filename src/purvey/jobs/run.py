@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
+from purvey.contracts.deployment import Device
 from purvey.contracts.jobs import TERMINAL, JobFailed, JobSpec
 from purvey.contracts.records import JobRecord
 from purvey.contracts.sweep.messages import SweepFinished
@@ -54,6 +55,7 @@ class RunConfig:
         stop_grace_s: How long a worker may take to stop once asked.
         max_attempts: Attempts that may be lost in a row without a checkpoint that is further on.
         num_threads: Compute threads of one worker.
+        device: Where networks may learn.
         stall_s: Time that any training step may take; see `worker.watchdog`.
         failpoints: Plan for the worker that is a job's first; empty but in tests.
     """
@@ -63,6 +65,7 @@ class RunConfig:
     stop_grace_s: float = 15.0
     max_attempts: int = 3
     num_threads: int = 1
+    device: Device = "cpu"
     stall_s: float = 300.0
     failpoints: str = ""
 
@@ -236,6 +239,7 @@ class Run:
             if point.checkpoint
             else None,
             num_threads=parts.config.num_threads,
+            device=parts.config.device,
             heartbeat_interval_s=parts.config.heartbeat_s,
             stall_s=parts.config.stall_s,
             failpoints=parts.config.failpoints if job.fence == 1 else "",

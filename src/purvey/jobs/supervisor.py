@@ -90,6 +90,8 @@ class Supervisor:
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._resting: dict[str, tuple[JobKind, float]] = {}  # and loop time of its next attempt
         self._hungry: dict[str, float] = {}  # as much of what waits for room, to look at it again
+        # Room given to jobs that have not written there yet, and until when it is theirs.
+        self._given: dict[str, tuple[int, float]] = {}
         self._astray: dict[str, float] = {}  # job id to loop time when it was seen to have no run
         self._is_draining = False
         self._serving: asyncio.Task[None] | None = None
@@ -188,11 +190,16 @@ class Supervisor:
             return
         now = asyncio.get_running_loop().time()
         self._hungry = {job_id: due for job_id, due in self._hungry.items() if due > now}
+        self._given = {job_id: given for job_id, given in self._given.items() if given[1] > now}
+        for job in starved:
+            self._given.pop(job.id, None)
         free = await asyncio.to_thread(self._free_bytes)
+        free -= sum(needed for needed, _ in self._given.values())
         for job in starved:
             needed = job.needed_bytes or 0
             if job.id not in self._hungry and needed <= free:
                 free -= needed
+                self._given[job.id] = needed, now + self._parts.config.lease_s
                 await self._parts.database.write(functools.partial(self._go_on, job_id=job.id))
                 self._parts.bell.ring(events_of(job.id))
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from purvey.train.placing import kind_of
+
 _PIECE_BYTES = 2**24
 _LEAST_ROWS = 32
 
@@ -62,9 +64,10 @@ class _MeanCrossEntropy(torch.autograd.Function):
         targets_M: Tensor,
         shape: Shape,
     ) -> Tensor:
-        is_cast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if is_cast else x_MD.dtype
-        with torch.autocast("cpu", enabled=False):
+        kind = kind_of(x_MD)
+        is_cast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if is_cast else x_MD.dtype
+        with torch.autocast(kind, enabled=False):
             pieces = _Pieces(x_MD.to(dtype), weight_VD.to(dtype), targets_M, shape)
             losses, grad_x_MD, grad_weight_VD = pieces.run(ctx.needs_input_grad)
         ctx.gradients = (

@@ -113,7 +113,7 @@ def row_losses(
         batch = collate([rows[i] for i in chosen])
         if not batch.is_target_T.any():
             continue
-        losses_M = target_losses(decoder, batch).double().numpy()
+        losses_M = target_losses(decoder, batch).cpu().double().numpy()
         owners_M = batch.owners().numpy()
         nats[chosen] += np.bincount(owners_M, weights=losses_M, minlength=len(chosen))
     return nats, tokens

@@ -82,8 +82,8 @@ def mean_loss(decoder: Continues, batch: TokenBatch, *, smoothing: float = 0.0) 
 def sequence_losses(decoder: Continues, batch: TokenBatch) -> Tensor:
     """Return the sum of each sequence's `target_losses`, `losses_S`: minus its log-probability."""
     losses_M = target_losses(decoder, batch)
-    losses_S = torch.zeros(len(batch.lengths), dtype=losses_M.dtype)
-    return losses_S.index_add(0, batch.owners(), losses_M)
+    losses_S = losses_M.new_zeros(len(batch.lengths))
+    return losses_S.index_add(0, batch.owners().to(losses_M.device), losses_M)
 
 
 def _logits_at_targets(decoder: Continues, batch: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,7 +95,14 @@ def _logits_at_targets(decoder: Continues, batch: TokenBatch) -> Iterator[tuple[
 
 
 def _at_targets(decoder: Continues, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Return `x_MD`, the final states at positions with a target, and the targets."""
-    x_TD = decoder.hidden(batch.tokens_T, batch.positions_T, batch.attention())
+    """Return `x_MD`, the final states at positions with a target, and the targets.
+
+    The batch crosses over to where the weights are; which positions count is found before that,
+    so that a device is not waited for.
+    """
+    device = decoder.head.device
+    tokens_T, positions_T = batch.tokens_T.to(device), batch.positions_T.to(device)
+    x_TD = decoder.hidden(tokens_T, positions_T, batch.attention())
     chosen_M = batch.is_target_T.nonzero().squeeze(1)
-    return x_TD.index_select(0, chosen_M), batch.targets_T[chosen_M]
+    targets_M = batch.targets_T[chosen_M].to(device)
+    return x_TD.index_select(0, chosen_M.to(device)), targets_M

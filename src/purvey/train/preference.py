@@ -60,7 +60,7 @@ def log_ratios(decoder: Decoder, pairs: Sequence[PairRow]) -> Floats:
         preferred_P, rejected_P = _answer_losses(
             decoder, [pairs[i] for i in chosen], is_packed=True
         )
-        ratios[chosen] = (rejected_P - preferred_P).double().numpy()
+        ratios[chosen] = (rejected_P - preferred_P).cpu().double().numpy()
     return ratios
 
 
@@ -117,10 +117,10 @@ class PreferenceLearner:
         """Compute the mean loss over some pairs."""
         pairs = [self._pairs[row] for row in rows]
         preferred_P, rejected_P = _answer_losses(self._decoder, pairs, is_packed=self._is_packed)
-        ratio_P = rejected_P - preferred_P - self._reference[list(rows)]
+        ratio_P = rejected_P - preferred_P - self._reference[list(rows)].to(rejected_P.device)
         losses_P = dpo_losses(ratio_P, beta=self._beta)
         if self._likelihood_weight:
-            sizes_P = torch.tensor([float(pair.preferred.num_targets) for pair in pairs])
+            sizes_P = preferred_P.new_tensor([pair.preferred.num_targets for pair in pairs])
             losses_P = losses_P + self._likelihood_weight * preferred_P / sizes_P
         num_tokens = sum(pair.num_targets for pair in pairs)
         return BatchLoss(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from purvey.contracts.deployment import Device, Precision
+from purvey.contracts.deployment import Precision
 from purvey.contracts.engine import ComputePath, LoadModel
 from purvey.engine.adapters.bank import AdapterBank
 from purvey.engine.foreign.footprint import expected as expected_foreign
@@ -28,6 +28,7 @@ from purvey.models.decoder import Decoder
 from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
+from purvey.worker.devices import has_cuda
 
 _CUDA_TYPES: dict[Chosen, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _GIB = 2**30
@@ -85,7 +86,7 @@ def place_of(load: LoadModel) -> Place:
         InvalidCheckpointError: The folder is not usable.
     """
     is_foreign = read_manifest(Path(load.source.folder)).family == "transformers"
-    if is_foreign or not has_cuda(load.device):
+    if is_foreign or not has_cuda(load.device, param="device"):
         footprint = expected_foreign(load) if is_foreign else expected(load)
         require_room(footprint, name=load.source.name)
         kept = None if is_foreign else _kept(load, footprint)
@@ -93,25 +94,6 @@ def place_of(load: LoadModel) -> Place:
     place = Place(is_cuda=True, chosen=_cuda_precision(load.precision))
     _require_device_room(expected(load), place, load)
     return place
-
-
-def has_cuda(device: Device) -> bool:
-    """Tell whether a model is computed on a CUDA device.
-
-    Raises:
-        SettingError: It is to be, and there is none.
-    """
-    if device == "cpu":
-        return False
-    if torch.cuda.is_available():
-        return True
-    if device == "cuda":
-        raise SettingError(
-            "there is no CUDA device that this build of torch can use.",
-            param="device",
-            hint="Set device to cpu or auto, or install a CUDA build of torch and its driver.",
-        )
-    return False
 
 
 def compute_of(model: LanguageModel | ForeignModel, place: Place, load: LoadModel) -> Compute:

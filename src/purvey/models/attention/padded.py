@@ -43,14 +43,14 @@ class PaddedAttention:
             self._padded(q_TNH),
             self._padded(k_TKH),
             self._padded(v_TKH),
-            attn_mask=None if self._is_whole else self._mask_S11L,
+            attn_mask=None if self._is_whole else self._mask_S11L.to(q_TNH.device),
             scale=rule.scale,
         )
         out_TNH = out_SNLH.transpose(1, 2).flatten(0, 1)
-        return out_TNH if self._is_whole else out_TNH[self._places_T]
+        return out_TNH if self._is_whole else out_TNH[self._places_T.to(out_TNH.device)]
 
     def _padded(self, x_TNH: Tensor) -> Tensor:
         if not self._is_whole:
             whole = x_TNH.new_zeros((self._size[0] * self._size[1], *x_TNH.shape[1:]))
-            x_TNH = whole.index_copy(0, self._places_T, x_TNH)
+            x_TNH = whole.index_copy(0, self._places_T.to(x_TNH.device), x_TNH)
         return x_TNH.reshape(*self._size, *x_TNH.shape[1:]).transpose(1, 2)
