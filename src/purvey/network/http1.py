@@ -95,6 +95,8 @@ class Connection(asyncio.Protocol):
             while self._pieces:
                 piece = self._pieces.popleft()
                 self.num_held -= len(piece)
+                if self._is_over and not self._pieces:
+                    self._go_on_reading()  # the connection may be used again, or be closed
                 yield piece
             if self._is_over:
                 return

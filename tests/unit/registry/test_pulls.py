@@ -10,6 +10,7 @@ import pytest
 
 from purvey import failpoints
 from purvey.contracts.limits import LIMITS
+from purvey.contracts.model import ImageSpec
 from purvey.errors import (
     CapacityError,
     InsufficientStorageError,
@@ -22,9 +23,9 @@ from purvey.errors import (
     UrlNotAllowedError,
 )
 from purvey.network.outbound import Outbound
+from purvey.registry.fetching import TRIES
 from purvey.registry.folder_check import check_folder
 from purvey.registry.hub import pulls as module
-from purvey.registry.hub.fetching import TRIES
 from purvey.registry.hub.pulls import UNFINISHED, Pulls
 from purvey.registry.hub.snapshot import is_hub_id, is_wanted
 from purvey.testing.certificate import Certificate, make_certificate
@@ -135,6 +136,22 @@ async def test_an_adapter_needs_no_config_and_no_tokenizer(
     folder = await pulls.folder(SOURCE, "main")
     assert {file.name for file in folder.iterdir()} == taken
     assert check_folder(folder, model_roots=[root]).adapter is not None
+
+
+async def test_what_sees_comes_with_how_images_are_prepared_and_needs_no_tokenizer(
+    pulls: Pulls, hub: HubDouble
+) -> None:
+    del hub.files["tokenizer.json"]
+    prepared = json.dumps({"image_mean": [0.25] * 3, "image_std": [0.5] * 3}).encode()
+    config = {"model_type": "vit", "architectures": ["ViTModel"], "image_size": 8}
+    hub.files |= {
+        "config.json": json.dumps(config).encode(),
+        "preprocessor_config.json": prepared,
+    }
+    folder = await pulls.folder(SOURCE, "main")
+    spec = check_folder(folder, model_roots=[folder]).manifest.inputs["input"]
+    assert isinstance(spec, ImageSpec)
+    assert spec.mean == (0.25, 0.25, 0.25)
 
 
 async def test_what_was_cut_goes_on_where_it_was(pulls: Pulls, hub: HubDouble) -> None:

@@ -8,34 +8,19 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from purvey.contracts.limits import LIMITS
-from purvey.errors import (
-    CapacityError,
-    InvalidValueError,
-    RequestTooLargeError,
-    UrlNotAllowedError,
-)
+from purvey.errors import InvalidValueError, UrlNotAllowedError
 from purvey.network.outbound import Outbound
-from purvey.registry.hub.fetching import fetch_file, fetch_listing
-from purvey.registry.hub.snapshot import HubFile, check_revision, is_hub_id, read_listing
+from purvey.registry.fetching import Announced, fetch_file
+from purvey.registry.hub.asking import THE_HUB, fetch_listing, file_at
+from purvey.registry.hub.snapshot import check_revision, is_hub_id, read_listing
+from purvey.registry.transfers import Fetched, Pull, Transfers, check_tables, is_wanted
 
 logger = logging.getLogger(__name__)
 SCHEME = "hf://datasets/"
-MOST_FILES = 64
-_READ = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".zip")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What was fetched of one commit: each file's path by its name in the repository."""
-
-    commit: str
-    files: dict[str, Path]
 
 
 class HubDatasets:
@@ -51,7 +36,11 @@ class HubDatasets:
     def __init__(self, outbound: Outbound, *, host: str, token: str | None, folder: Path) -> None:
         self._outbound, self._host, self._folder = outbound, host, folder
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._fetching: set[str] = set()
+        self._transfers = Transfers()
+
+    def running(self) -> list[Pull]:
+        """List the datasets that are being fetched."""
+        return self._transfers.running()
 
     @asynccontextmanager
     async def fetched(
@@ -75,26 +64,26 @@ class HubDatasets:
         if name == source or not is_hub_id(name):
             raise InvalidValueError(f"a dataset of the hub is {SCHEME}OWNER/NAME.", param="source")
         check_revision(revision)
-        if name in self._fetching or len(self._fetching) >= LIMITS.running_pulls:
-            raise CapacityError("the hub is being asked already: try again soon.", param="source")
-        self._fetching.add(name)
-        try:
+        with self._transfers.begun(source, revision) as pull:
             commit, files = await self._look_up(name, revision, patterns)
+            pull.commit, pull.num_bytes = commit, sum(file.num_bytes for file in files)
             folder = self._folder / name.replace("/", "--") / commit
-            logger.info("pull.started", extra={"num_bytes": sum(f.num_bytes for f in files)})
+            logger.info("pull.started", extra={"num_bytes": pull.num_bytes})
             for file in files:
                 url = f"https://{self._host}/datasets/{name}/resolve/{commit}/{quote(file.name)}"
                 await fetch_file(
-                    self._outbound, url, file, folder, headers=self._headers, note=_unnoted
+                    file_at(self._outbound, url, what=file.name, headers=self._headers),
+                    file,
+                    folder / file.name,
+                    place=THE_HUB,
+                    note=partial(pull.note, file.name),
                 )
             yield Fetched(commit=commit, files={file.name: folder / file.name for file in files})
             await asyncio.to_thread(shutil.rmtree, folder)
-        finally:
-            self._fetching.discard(name)
 
     async def _look_up(
         self, name: str, revision: str, patterns: Sequence[str]
-    ) -> tuple[str, list[HubFile]]:
+    ) -> tuple[str, list[Announced]]:
         url = (
             f"https://{self._host}/api/datasets/{name}/revision/{quote(revision, safe='')}"
             "?blobs=true"
@@ -111,40 +100,9 @@ class HubDatasets:
                 "on, in the setting 'outbound_hosts'.",
             ) from None
 
-        def is_wanted(file: object) -> bool:
-            return isinstance(file, str) and _is_wanted(file, patterns)
+        def is_meant(file: object) -> bool:
+            return isinstance(file, str) and is_wanted(file, patterns)
 
-        commit, files, _ = read_listing(content, revision=revision, is_wanted=is_wanted)
-        _check(name, files)
+        commit, files, _ = read_listing(content, revision=revision, is_wanted=is_meant)
+        check_tables(files, place=name)
         return commit, sorted(files, key=lambda file: file.name)
-
-
-def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
-    if name.startswith("/") or ".." in name.split("/"):
-        return False
-    if not name.lower().endswith(_READ):
-        return False
-    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _check(name: str, files: Sequence[HubFile]) -> None:
-    if not files:
-        raise InvalidValueError(
-            f"{name!r} has no such file that is one of {', '.join(_READ)}.", param="files"
-        )
-    if len(files) > MOST_FILES:
-        raise RequestTooLargeError(
-            f"{len(files)} files of {name!r} are meant; at most {MOST_FILES} are fetched: name "
-            "fewer.",
-            param="files",
-        )
-    for file in files:
-        if file.num_bytes > LIMITS.upload_bytes:
-            raise RequestTooLargeError(
-                f"{file.name!r} has {file.num_bytes} bytes; a file may have {LIMITS.upload_bytes}.",
-                param="files",
-            )
-
-
-def _unnoted(_: int) -> None:
-    """Nobody is told how far a file is."""

@@ -7,7 +7,7 @@ by one rename, as `OWNER/NAME/COMMIT`: a folder of that name is whole.
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -20,39 +20,15 @@ from purvey.errors import (
     UrlNotAllowedError,
 )
 from purvey.network.outbound import Outbound
-from purvey.registry.hub.fetching import fetch_file, fetch_listing
+from purvey.registry.fetching import fetch_file
+from purvey.registry.hub.asking import THE_HUB, fetch_listing, file_at
 from purvey.registry.hub.snapshot import Snapshot, check_revision, is_commit, read_snapshot
+from purvey.registry.transfers import Pull
 from purvey.store.disk import free_bytes, sync_folder
 from purvey.store.failures import storage_error
 
 logger = logging.getLogger(__name__)
 UNFINISHED = ".pulls"
-
-
-@dataclass(kw_only=True)
-class Pull:
-    """How far a pull is.
-
-    Args:
-        source: Hub id.
-        revision: As asked for.
-        commit: What that is; None until the hub has told.
-        num_bytes: Bytes of all files; 0 until the hub has told.
-        fetched: Bytes that are on the disk, by file.
-        num_waiting: Requests that wait for it.
-    """
-
-    source: str
-    revision: str
-    commit: str | None = None
-    num_bytes: int = 0
-    fetched: dict[str, int] = field(default_factory=dict)
-    num_waiting: int = 0
-
-    @property
-    def num_fetched(self) -> int:
-        """Bytes that are on the disk."""
-        return sum(self.fetched.values())
 
 
 class Pulls:
@@ -137,14 +113,13 @@ class Pulls:
         await asyncio.to_thread(_require_room, snapshot, unfinished, root)
         logger.info("pull.started", extra={"num_bytes": snapshot.num_bytes})
         for file in snapshot.files:
-            name = quote(file.name)
+            url = f"https://{self._host}/{pull.source}/resolve/{snapshot.commit}/{quote(file.name)}"
             await fetch_file(
-                self._outbound,
-                f"https://{self._host}/{pull.source}/resolve/{snapshot.commit}/{name}",
+                file_at(self._outbound, url, what=file.name, headers=self._headers),
                 file,
-                unfinished,
-                headers=self._headers,
-                note=lambda n, name=file.name: pull.fetched.__setitem__(name, n),  # type: ignore[misc]
+                unfinished / file.name,
+                place=THE_HUB,
+                note=partial(pull.note, file.name),
             )
         await asyncio.to_thread(_publish, unfinished, final)
         logger.info("pull.finished", extra={"num_bytes": snapshot.num_bytes})

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from purvey.contracts.hugging_face import INPUTS_NAME
 from purvey.contracts.limits import LIMITS
 from purvey.errors import (
     InvalidCheckpointError,
@@ -19,6 +20,7 @@ from purvey.errors import (
     UpstreamNotAllowedError,
 )
 from purvey.registry.adapters import CONFIG_NAME, WEIGHTS_NAME
+from purvey.registry.fetching import Announced, Digest
 from purvey.registry.folder_check import MAX_JSON_BYTES
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -35,17 +37,8 @@ _NAMES = frozenset({
     "config_sentence_transformers.json", "generation_config.json", "merges.txt",
     "model.safetensors.index.json", "modules.json", "sentence_bert_config.json",
     "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    INPUTS_NAME,
 })  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubFile:
-    """One file: its size in bytes and one hex digest."""
-
-    name: str
-    num_bytes: int
-    sha256: str | None
-    git_sha1: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +46,7 @@ class Snapshot:
     """The files that are taken, small ones first, of one commit."""
 
     commit: str
-    files: tuple[HubFile, ...]
+    files: tuple[Announced, ...]
 
     @property
     def num_bytes(self) -> int:
@@ -100,7 +93,7 @@ def read_snapshot(content: bytes, *, source: str, revision: str) -> Snapshot:
 
 def read_listing(
     content: bytes, *, revision: str, is_wanted: Callable[[object], bool]
-) -> tuple[str, list[HubFile], list[str]]:
+) -> tuple[str, list[Announced], list[str]]:
     """Read the hub's listing of one revision: its commit, the files wanted, the names of all.
 
     Raises:
@@ -129,7 +122,7 @@ def is_wanted(name: object) -> bool:
     return name in _NAMES | _ADAPTER or bool(_WEIGHTS.fullmatch(name) or _STEP.fullmatch(name))
 
 
-def _file(entry: dict[str, Any]) -> HubFile:
+def _file(entry: dict[str, Any]) -> Announced:
     size = entry["size"]
     large: Any = entry.get("lfs")
     is_large = isinstance(large, dict)
@@ -137,11 +130,10 @@ def _file(entry: dict[str, Any]) -> HubFile:
     pattern = _SHA256 if is_large else _COMMIT
     if type(size) is not int or size < 0 or not pattern.fullmatch(digest):
         raise ValueError("a file without size or digest")
-    return HubFile(
+    return Announced(
         name=entry["rfilename"],
         num_bytes=size,
-        sha256=digest if is_large else None,
-        git_sha1=None if is_large else digest,
+        digest=Digest(kind="sha256" if is_large else "git", value=digest),
     )
 
 
@@ -153,12 +145,13 @@ def _require_servable(source: str, taken: set[str], names: Iterable[str]) -> Non
         others = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".gguf", ".h5", ".ckpt"))]
         instead = f", only {others[0][:100]!r}" if others else ""
         raise InvalidCheckpointError(f"{source!r} has no safetensors{instead}.", param="source")
-    for name in ("config.json", "tokenizer.json"):
+    has_inputs = INPUTS_NAME in taken  # of a network that sees or hears, perhaps without tokens
+    for name in ("config.json", *(() if has_inputs else ("tokenizer.json",))):
         if name not in taken:
             raise InvalidCheckpointError(f"{source!r} has no {name}.", param="source", hint="")
 
 
-def _require_bounded(source: str, files: list[HubFile]) -> None:
+def _require_bounded(source: str, files: list[Announced]) -> None:
     total = sum(file.num_bytes for file in files)
     if total > LIMITS.pulled_bytes:
         raise RequestTooLargeError(

@@ -1,10 +1,10 @@
-"""`/v1/pulls`: how far the models are that come from the hub."""
+"""`/v1/pulls`: how far what comes from the hub, or from a store, is."""
 
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from purvey.registry.hub.pulls import Pull
+from purvey.registry.transfers import Pull
 from purvey.server.policy import Caller
 from purvey.server.routing import Routes
 
@@ -12,11 +12,11 @@ routes = Routes(tag="Models")
 
 
 class PullObject(TypedDict):
-    """A model on its way; `commit` and `bytes` are known once the hub has told."""
+    """What is on its way; `commit` and `bytes` are known once the hub, or the store, has told."""
 
     object: Literal["pull"]
     source: str
-    revision: str
+    revision: str | None
     commit: str | None
     bytes: int
     fetched_bytes: int
@@ -46,18 +46,23 @@ EXAMPLE: dict[str, Any] = {  # JSON values
 
 @routes.add("GET", "/v1/pulls", scope="admin", returns=PullList, example=EXAMPLE)
 async def pulls(call: Caller) -> PullList:
-    """List the models that are being fetched from the hub, and how far each is.
+    """List the models and datasets that are being fetched, and how far each is.
 
-    A pull begins and ends with the `POST /v1/models` that waits for it.
+    A pull begins and ends with the `POST /v1/models` or `POST /v1/pulls` that waits for it. A store
+    has no revisions and commits.
     """
-    return {"object": "list", "data": [_shown(pull) for pull in call.services.pulls.running()]}
+    places = (call.services.pulls, call.services.hub_datasets, call.services.s3_datasets)
+    return {
+        "object": "list",
+        "data": [_shown(pull) for place in places for pull in place.running()],
+    }
 
 
 def _shown(pull: Pull) -> PullObject:
     return {
         "object": "pull",
         "source": pull.source,
-        "revision": pull.revision,
+        "revision": pull.revision or None,
         "commit": pull.commit,
         "bytes": pull.num_bytes,
         "fetched_bytes": pull.num_fetched,

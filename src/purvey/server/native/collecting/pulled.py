@@ -1,7 +1,8 @@
-"""`/v1/pulls` (create): files of a dataset of the hub become files here."""
+"""`/v1/pulls` (create): tables of the hub, or of a store of objects, become files here."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,10 @@ from typing_extensions import TypedDict
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import FileRecord
-from purvey.registry.hub.datasets import MOST_FILES, Fetched
+from purvey.errors import InvalidValueError
+from purvey.registry.hub.datasets import SCHEME as HUB_SCHEME
+from purvey.registry.s3.datasets import SCHEME as S3_SCHEME
+from purvey.registry.transfers import MOST_FILES, Fetched
 from purvey.server.openai.files import CHUNK_BYTES, FileObject
 from purvey.server.openai.files import EXAMPLE as FILE
 from purvey.server.openai.files import shown as file_shown
@@ -23,11 +27,14 @@ from purvey.server.validation import Body
 from purvey.store import files
 
 routes = Routes(tag="Datasets")
+MAX_SOURCE_CHARS = 1_152
+"""Of an address whose key has as many characters as a store allows bytes."""
+DEFAULT_REVISION = "main"
 Pattern = Annotated[str, Field(min_length=1, max_length=LIMITS.file_name_chars)]
 
 
 class PullRequest(Body):
-    """Which files of the hub are meant."""
+    """Which files of the hub, or of a store, are meant."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -39,24 +46,27 @@ class PullRequest(Body):
         }
     )
 
-    source: Annotated[str, Field(min_length=1, max_length=256)] = Field(
-        description="`hf://datasets/OWNER/NAME`."
+    source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_CHARS)] = Field(
+        description="`hf://datasets/OWNER/NAME`, `s3://BUCKET/KEY` of one object, or "
+        "`s3://BUCKET/FOLDER`."
     )
-    revision: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        "main", description="Branch, tag or commit."
+    revision: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Branch, tag or commit of the hub, `main` unless given; a store has none."
     )
     files: Annotated[list[Pattern], Field(max_length=MOST_FILES)] = Field(
-        [], description="Patterns of names; none means every table and zip."
+        [],
+        description="Patterns of names, of a store of what follows the folder; none means every "
+        "table and zip.",
     )
 
 
 class PulledFiles(TypedDict):
-    """Files that came from the hub, and the commit that they are of."""
+    """Files that came, and the commit of the hub that they are of."""
 
     object: Literal["pull.files"]
     source: str
-    revision: str
-    commit: str
+    revision: str | None
+    commit: str | None
     data: list[FileObject]
 
 
@@ -75,18 +85,21 @@ class PulledFiles(TypedDict):
     is_creating=True,
 )
 async def pull(call: Caller, body: PullRequest) -> PulledFiles:
-    """Fetch tables of a dataset of the hub; a dataset is then made of their ids.
+    """Fetch tables of a dataset of the hub, or of a store; a dataset is then made of their ids.
 
-    The revision is resolved to a commit, and each file is checked against the hub's digest. The
-    answer comes when all are there. Only an administrator may, as the server shows its own token.
+    A revision of the hub is resolved to a commit, and each file is checked against the hub's
+    digest. An object of a store that speaks S3 is fetched as it was when it was looked up, and
+    checked against its SHA-256, SHA-1, CRC-32 or MD5 where the store tells one of the whole, else
+    by its size. The answer comes when all are there; `GET /v1/pulls` says how far it is, and what
+    a request that is given up has fetched is kept for the next one. Only an administrator may, as
+    the server shows its own token or keys.
     """
     return await while_present(call.request, _pulled(call, body))
 
 
 async def _pulled(call: Call, body: PullRequest) -> PulledFiles:
-    found = call.services.hub_datasets.fetched(body.source, body.revision, body.files)
     records: list[FileRecord] = []
-    async with found as fetched:
+    async with _fetched(call, body) as fetched:
         try:
             for name, path in fetched.files.items():
                 records.append(await _stored(call, name, path))
@@ -97,6 +110,20 @@ async def _pulled(call: Call, body: PullRequest) -> PulledFiles:
                 await call.services.sweeper.collect_blob(record.sha256)
             raise
     return answer
+
+
+def _fetched(call: Call, body: PullRequest) -> AbstractAsyncContextManager[Fetched]:
+    if body.source.startswith(HUB_SCHEME):
+        revision = body.revision or DEFAULT_REVISION
+        return call.services.hub_datasets.fetched(body.source, revision, body.files)
+    if not body.source.startswith(S3_SCHEME):
+        raise InvalidValueError(
+            f"tables are pulled from {HUB_SCHEME}OWNER/NAME or {S3_SCHEME}BUCKET/KEY.",
+            param="source",
+        )
+    if body.revision is not None:
+        raise InvalidValueError("a store has no revisions: leave it out.", param="revision")
+    return call.services.s3_datasets.fetched(body.source, body.files)
 
 
 def _keep(conn: Connection, call: Call, records: list[FileRecord], answer: PulledFiles) -> None:
@@ -128,7 +155,7 @@ def _shown(body: PullRequest, fetched: Fetched, records: list[FileRecord]) -> Pu
     return {
         "object": "pull.files",
         "source": body.source,
-        "revision": body.revision,
+        "revision": body.revision or (fetched.commit and DEFAULT_REVISION),
         "commit": fetched.commit,
         "data": [file_shown(record) for record in records],
     }
