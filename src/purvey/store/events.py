@@ -1,14 +1,16 @@
 """Rows of job events: numbered from 1 without a gap, never changed."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select
 
 from purvey.contracts.ids import new_id
+from purvey.contracts.jobs import JobKind
 from purvey.contracts.records import JobEventRecord
 from purvey.store import jobs
 from purvey.store.rows import Order, Page, from_row, page_rows, to_row
-from purvey.store.tables import EVENTS
+from purvey.store.tables import EVENTS, JOBS
 
 Kind = Literal["message", "metrics"]
 Level = Literal["info", "warn", "error"]
@@ -73,6 +75,30 @@ def told_step(conn: Connection, job_id: str) -> int:
     )
     step = (conn.execute(newest).scalar() or {}).get("step")
     return step if isinstance(step, int) else 0
+
+
+def beyond(
+    conn: Connection, position: int, *, kinds: Collection[JobKind], limit: int
+) -> tuple[int, list[JobEventRecord]]:
+    """List the events of all jobs of some kinds after a position, in order, and say the last one's.
+
+    Positions grow with the commits: none is ever written before one that was seen.
+    """
+    found = conn.execute(
+        select(EVENTS)
+        .join(JOBS, JOBS.c.id == EVENTS.c.job_id)
+        .where(EVENTS.c.position > position, JOBS.c.kind.in_(kinds))
+        .order_by(EVENTS.c.position)
+        .limit(limit)
+    ).all()
+    last = found[-1].position if found else position
+    return last, [from_row(row, JobEventRecord) for row in found]
+
+
+def newest(conn: Connection) -> int:
+    """Return the position of the last event; 0 before the first."""
+    last: int | None = conn.execute(select(func.max(EVENTS.c.position))).scalar_one()
+    return last or 0
 
 
 def since(

@@ -1,5 +1,6 @@
 """Metrics in plain words."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ from purvey.server.reporting.axes import shown
 from purvey.server.reporting.values import number
 
 _VALIDATION = "validation_"
+_CUT = re.compile(r"_in_\d+_dimensions$")
+"""At the end of the name of what vectors of fewer numbers do."""
 _WORDS: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "Share of rows answered right. 1 is best."),
     "macro_f1": (
@@ -47,16 +50,29 @@ _WORDS: dict[str, tuple[str, str]] = {
         "Mean of 1 by the place of the first that belongs to a text. 1 is best.",
     ),
     "untrained_recall_at_1": ("Recall at 1 untrained", "As it was before the first step."),
+    "image_to_text_recall_at_1": (
+        "Recall at 1 of texts by images",
+        "Share of images whose nearest text is one that belongs to it. 1 is best.",
+    ),
+    "image_to_text_recall_at_5": ("Recall at 5 of texts by images", ""),
+    "image_to_text_recall_at_10": ("Recall at 10 of texts by images", ""),
+    "image_to_text_mrr": ("Mean reciprocal rank of texts by images", ""),
+    "image_to_text_untrained_recall_at_1": (
+        "Recall at 1 of texts by images, untrained",
+        "As it was before the first step.",
+    ),
     "reward_margin": ("Reward margin", "By how many nats the better answer is preferred."),
     "reward_accuracy": ("Reward accuracy", "Share of pairs whose better answer is preferred."),
     "train_loss": ("Training loss", ""),
     "valid_loss": ("Validation loss", ""),
     "learning_rate": ("Learning rate", ""),
 }
+_RETRIEVAL = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "untrained_recall_at_1")
 _SHARES = frozenset(
     {
         *("accuracy", "macro_f1", "auroc", "exact", "exact_match", "reward_accuracy"),
-        *("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "untrained_recall_at_1"),
+        *_RETRIEVAL,
+        *(f"image_to_text_{name}" for name in _RETRIEVAL),
         *("wer", "cer"),
     }
 )
@@ -65,18 +81,25 @@ _SHARES = frozenset(
 def title_of(metric: str) -> str:
     """Return what a metric is called; its own name where it is not known here."""
     name = metric.removeprefix(_VALIDATION)
-    title = _WORDS.get(name, (name.replace("_", " "), ""))[0]
+    plain = _plain(metric)
+    title = _WORDS.get(plain, (plain.replace("_", " "), ""))[0]
+    title += name.removeprefix(plain).replace("_", " ")
     return title if name == metric else f"{title} (validation rows)"
 
 
 def meaning_of(metric: str) -> str:
     """Return what a metric means, in a sentence or two; nothing where it is not known here."""
-    return _WORDS.get(metric.removeprefix(_VALIDATION), ("", ""))[1]
+    return _WORDS.get(_plain(metric), ("", ""))[1]
 
 
 def is_share(metric: str) -> bool:
     """Tell whether a metric is drawn on a scale from 0 to 1."""
-    return metric.removeprefix(_VALIDATION) in _SHARES
+    return _plain(metric) in _SHARES
+
+
+def _plain(metric: str) -> str:
+    """Return the name by which a metric is known here."""
+    return _CUT.sub("", metric.removeprefix(_VALIDATION))
 
 
 def interval_of(estimate: Mapping[str, Any]) -> str:
