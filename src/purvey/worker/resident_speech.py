@@ -1,8 +1,9 @@
 """A speech recogniser in an engine process: recordings to words, part by part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,17 +12,18 @@ from purvey.contracts.speech.transcription import Heard, Transcribe, Transcribed
 from purvey.engine.batcher import Batcher
 from purvey.errors import MethodUnsupportedError
 from purvey.models.inputs.audio import SoundReader
-from purvey.models.speech.decoding import Logprobs
-from purvey.models.speech.listening import Listener
-from purvey.models.speech.recogniser import SpeechModel
-from purvey.models.speech.windows import Window
+from purvey.models.speech.asked import Asked
+from purvey.models.speech.listening import Recogniser, hear
 from purvey.worker.batched import BatchedResident
 from purvey.worker.resident import CheckCancelled, Send
 
 _BYTES_PER_FLOAT = 4
+T = TypeVar("T")
+Job = Callable[[], None]
+"""A window's computation; it keeps what it finds."""
 
 
-class ResidentSpeech(BatchedResident[Logprobs]):
+class ResidentSpeech(BatchedResident[None]):
     """A recogniser with its queue of windows.
 
     Whoever asks waits in `answer` for one window after the other, so that of a long recording no
@@ -32,14 +34,15 @@ class ResidentSpeech(BatchedResident[Logprobs]):
         model: The recogniser.
     """
 
-    def __init__(self, model: SpeechModel) -> None:
+    def __init__(self, model: Recogniser) -> None:
         self._model = model
-        self._batcher = Batcher(self._computed, window_s=0.0, max_batch=1)
+        self._batcher: Batcher[Job, None] = Batcher(_run, window_s=0.0, max_batch=1)
         loaded = ModelLoaded(
             task=model.manifest.task,
             inputs=model.manifest.inputs,
             num_parameters=model.num_parameters,
             resident_bytes=model.num_parameters * _BYTES_PER_FLOAT,
+            speech=model.skills,
         )
         super().__init__(self._batcher, loaded)
 
@@ -50,25 +53,29 @@ class ResidentSpeech(BatchedResident[Logprobs]):
                 "this model writes down recordings and does nothing else.", param="model"
             )
         recording = _Recording(question.data, sample_rate_hz=self._model.spec.sample_rate_hz)
-        listener, compute_s = Listener(self._model), 0.0
-        for window in self._model.windows(recording.read):
-            check()
-            submission = self._batcher.put([window])
-            with self._cancellable(question.request_id, submission.future):
-                (logp_TV,) = submission.future.result()
-            compute_s += submission.compute_s
-            _tell(question, listener.hear(logp_TV), send)
-        _tell(question, listener.finish(), send)
+        turn = _Turn(self, question.request_id, check)
+        language: str | None = None
+        parts = hear(self._model, recording.read, asked=_asked(question), compute=turn.compute)
+        for part in parts:
+            language = part.language
+            _tell(question, part.words, send)
         end = Transcribed(
-            request_id=question.request_id, audio_s=recording.audio_s, compute_s=compute_s
+            request_id=question.request_id,
+            audio_s=recording.audio_s,
+            compute_s=turn.compute_s,
+            language=language,
         )
         send(end)
 
-    def _computed(self, windows: list[Window]) -> list[Logprobs]:
-        return [self._model.log_probabilities(window) for window in windows]
+    def compute(self, request_id: str, job: Job) -> float:
+        """Run a window's job when its turn comes; return how long it took, in seconds."""
+        submission = self._batcher.put([job])
+        with self._cancellable(request_id, submission.future):
+            submission.future.result()
+        return submission.compute_s
 
     @contextmanager
-    def _cancellable(self, request_id: str, future: Future[list[Logprobs]]) -> Iterator[None]:
+    def _cancellable(self, request_id: str, future: Future[list[None]]) -> Iterator[None]:
         """Let `cancel` find what the request waits for."""
         with self._lock:
             self._futures[request_id] = future
@@ -77,6 +84,21 @@ class ResidentSpeech(BatchedResident[Logprobs]):
         finally:
             with self._lock:
                 self._futures.pop(request_id, None)
+
+
+class _Turn:
+    """What one request computes, window by window; `compute_s` is how long that took so far."""
+
+    def __init__(self, resident: ResidentSpeech, request_id: str, check: CheckCancelled) -> None:
+        self._resident, self._request_id, self._check = resident, request_id, check
+        self.compute_s = 0.0
+
+    def compute(self, job: Callable[[], T], /) -> T:
+        """Return what a job returns, once it was its turn."""
+        self._check()
+        found: list[T] = []
+        self.compute_s += self._resident.compute(self._request_id, lambda: found.append(job()))
+        return found[0]
 
 
 class _Recording:
@@ -97,6 +119,21 @@ class _Recording:
         )
         self.audio_s = max(self.audio_s, start_s + len(samples_N) / self._sample_rate_hz)
         return samples_N
+
+
+def _run(jobs: list[Job]) -> list[None]:
+    for job in jobs:
+        job()
+    return [None for _ in jobs]
+
+
+def _asked(question: Transcribe) -> Asked:
+    return Asked(
+        task=question.task,
+        language=question.language,
+        prompt=question.prompt,
+        has_words=question.has_words,
+    )
 
 
 def _tell(question: Transcribe, words: list[Word], send: Send) -> None:

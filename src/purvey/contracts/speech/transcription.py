@@ -1,8 +1,28 @@
 """What a recording says: what an engine is asked, and what it answers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
+
+SpeechTask = Literal["transcribe", "translate"]
+"""Write down what is said, or what it means in English."""
+
+
+class SpeechSkills(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recogniser can do beside writing down what is said.
+
+    Args:
+        languages: Codes of those that it is told apart by; empty for a model of one language.
+        takes_prompt: Whether text may be given for what was said before.
+        translates: Whether it writes in English what is said in other languages.
+        has_word_times: Whether it tells times of words; else of segments alone.
+    """
+
+    languages: tuple[str, ...] = ()
+    takes_prompt: bool = False
+    translates: bool = False
+    has_word_times: bool = True
 
 
 class Transcribe(msgspec.Struct, frozen=True, kw_only=True, tag="transcribe"):
@@ -10,14 +30,23 @@ class Transcribe(msgspec.Struct, frozen=True, kw_only=True, tag="transcribe"):
 
     Args:
         data: An encoded recording (WAV, FLAC, OGG, MP3).
+        task: Whether it is written down as it is said or in English.
+        language: Code of the language that is spoken; None leaves it to the model. A model of one
+            language ignores it.
+        prompt: Text to be taken for what was said before; empty for none.
+        has_words: Whether words are wanted with times of their own, where that takes longer.
     """
 
     request_id: str
     data: bytes
+    task: SpeechTask = "transcribe"
+    language: str | None = None
+    prompt: str = ""
+    has_words: bool = False
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """A word, or a character of a script without spaces.
+    """A word, or a character of a script without spaces; or a whole segment.
 
     Args:
         text: As it is written.
@@ -25,6 +54,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
         end_s: Where it ends, likewise.
         logprob: Mean natural log-probability of its characters.
         is_apart: Whether a space stands before it; never before the first.
+        segment: Of a model that divides by itself: the number of the segment that it is of, or,
+            where words were not asked for, is.
     """
 
     text: str
@@ -32,6 +63,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     end_s: float
     logprob: float
     is_apart: bool
+    segment: int | None = None
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
@@ -47,11 +79,13 @@ class Transcribed(msgspec.Struct, frozen=True, kw_only=True, tag="transcribed"):
     Args:
         audio_s: How long the recording is, in seconds.
         compute_s: How long the network took, in seconds.
+        language: Code of the language, of a model that knows several.
     """
 
     request_id: str
     audio_s: float
     compute_s: float = 0.0
+    language: str | None = None
 
 
 TranscriptEvent = Heard | Transcribed

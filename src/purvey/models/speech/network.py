@@ -8,7 +8,7 @@ what the whole would (`CtcEncoder.reach_steps`).
 Shape letters, this file only:
     B = recordings   M = mel bands   F = frames   C = channels   H = bands that are left
     G = frames at half their rate   T = steps, ceil(F / 4)   D = width   I = inner width
-    V = characters and the blank   K = steps that a convolution spans
+    V = characters and the blank   K = steps that a convolution spans   N = samples
 """
 
 import math
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu
 
+from purvey.contracts.model import AudioSpec
+from purvey.models.inputs.audio import HOP_S, log_mel
+from purvey.models.speech.ctc import CtcNetwork
 from purvey.models.speech.vocabulary import BLANK
 
 FRAMES_PER_STEP = 4
@@ -50,7 +53,7 @@ class Block(nn.Module):
         return mixed_BTD
 
 
-class CtcEncoder(nn.Module):
+class CtcEncoder(CtcNetwork):
     """Log-probabilities of the blank and of each character, step by step.
 
     Args:
@@ -74,6 +77,7 @@ class CtcEncoder(nn.Module):
     ) -> None:
         super().__init__()
         assert kernel % 2, "a convolution that keeps the time has a middle"
+        self.num_outputs = num_outputs
         self.reach_steps = _FRONT_REACH_STEPS + depth * (kernel // 2)
         self.halve = nn.Conv2d(1, _CHANNELS, 3, stride=2, padding=1)
         self.gather = nn.Conv2d(_CHANNELS, _CHANNELS, 3, stride=2, padding=1)
@@ -85,14 +89,22 @@ class CtcEncoder(nn.Module):
         self.head = nn.Linear(width, num_outputs)
         self._blank_lead = math.log(_BLANK_ODDS * max(1, num_outputs - 1))
 
-    def forward(self, x_BMF: Tensor, frames_B: Tensor) -> Tensor:
-        """Return `logp_BTV` in float32; what lies past a recording's end means nothing.
+    def features(self, samples_N: Tensor, spec: AudioSpec) -> Tensor:
+        """Return `x_MF`, log-mel frames."""
+        return log_mel(samples_N, sample_rate_hz=spec.sample_rate_hz, num_mels=spec.num_mels)
 
-        Args:
-            x_BMF: Features, 0 past a recording's end, float32.
-            frames_B: Frames of each recording, int64.
-        """
-        halves_B = (frames_B + 1) // 2
+    def steps_of(self, length: int) -> int:
+        """Return the steps of so many frames."""
+        return steps_of(length)
+
+    def step_samples(self, spec: AudioSpec) -> int:
+        """Return the samples of a step."""
+        return FRAMES_PER_STEP * round(HOP_S * spec.sample_rate_hz)
+
+    def forward(self, x: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return `logp_BTV` of frames `x_BMF` in float32; those past an end mean nothing."""
+        x_BMF = x
+        halves_B = (lengths_B + 1) // 2
         y_BCHG = gelu(self.halve(x_BMF[:, None]))
         y_BCHG = y_BCHG * _is_heard(halves_B, y_BCHG.shape[3])[:, None, None, :]
         y_BCHT = gelu(self.gather(y_BCHG))

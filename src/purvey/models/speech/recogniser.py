@@ -1,7 +1,7 @@
 """A speech recogniser: its encoder, its vocabulary, its folder.
 
 Shape letters, this file only:
-    N = samples   M = mel bands   F = frames   T = steps   V = characters and the blank
+    N = samples   T = steps   V = characters and the blank
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,16 +17,19 @@ from torch import Tensor
 
 from purvey.contracts.model import AudioSpec, ModelManifest
 from purvey.contracts.sizes import check_parameters
+from purvey.contracts.speech.transcription import SpeechSkills
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.folder.config_fields import Fields
 from purvey.models.folder.manifest import read_manifest, write_manifest
 from purvey.models.folder.network_file import load_network_weights
 from purvey.models.folder.safetensors_file import write_tensors
-from purvey.models.inputs.audio import HOP_S, log_mel
 from purvey.models.speech import network
+from purvey.models.speech.ctc import CtcNetwork
 from purvey.models.speech.decoding import Logprobs
-from purvey.models.speech.network import FRAMES_PER_STEP, CtcEncoder, steps_of
-from purvey.models.speech.vocabulary import BLANK, Vocabulary
+from purvey.models.speech.network import CtcEncoder
+from purvey.models.speech.vocabulary import BLANK, Vocabulary, least_steps
+from purvey.models.speech.wav2vec2.folders import load_ctc, save_ctc
+from purvey.models.speech.wav2vec2.network import CtcWav2Vec2
 from purvey.models.speech.windows import Read, Window, pieces, windows
 from purvey.models.weights import WEIGHTS_NAME, refuse_unsafe_files
 
@@ -43,11 +46,11 @@ class SpeechModel:
 
     Args:
         manifest: Its input, characters, hyperparameters.
-        module: The encoder; float32, on the CPU.
+        module: The network; float32, on the CPU.
     """
 
     manifest: ModelManifest
-    module: CtcEncoder
+    module: CtcNetwork
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -62,7 +65,12 @@ class SpeechModel:
     @property
     def step_s(self) -> float:
         """Seconds of a step."""
-        return self._step_samples / self.spec.sample_rate_hz
+        return self.module.step_samples(self.spec) / self.spec.sample_rate_hz
+
+    @property
+    def skills(self) -> SpeechSkills:
+        """What it can do."""
+        return SpeechSkills()
 
     @property
     def num_parameters(self) -> int:
@@ -70,15 +78,24 @@ class SpeechModel:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def features(self, samples_N: Tensor) -> Tensor:
-        """Return `x_MF` of samples at the model's rate, float32.
+        """Return samples at the model's rate as its network takes them, float32.
 
         Raises:
             InvalidValueError: There is no sample.
         """
         if not len(samples_N):
             raise InvalidValueError("the recording is empty.", param="file")
-        spec = self.spec
-        return log_mel(samples_N, sample_rate_hz=spec.sample_rate_hz, num_mels=spec.num_mels)
+        return self.module.features(samples_N, self.spec)
+
+    def targets(self, text: str, *, num_samples: int) -> list[int]:
+        """Return the numbers of what is said in a recording, however long that is."""
+        return self.vocabulary.encode(text)
+
+    def why_not(self, x: Tensor, numbers: list[int]) -> str | None:
+        """Say why a recording is not learned from; None where it is."""
+        if numbers and self.module.steps_of(x.shape[-1]) >= least_steps(numbers):
+            return None
+        return "too short for what is said, or nothing of that is known"
 
     def windows(self, read: Read) -> Iterator[Window]:
         """Yield a recording as windows of at least 10 s; one that fits is one window.
@@ -90,7 +107,7 @@ class SpeechModel:
         least_s = max(self.spec.max_s, _LEAST_WINDOW_S)
         return windows(
             pieces(read, sample_rate_hz=self.spec.sample_rate_hz),
-            step_samples=self._step_samples,
+            step_samples=self.module.step_samples(self.spec),
             window_steps=max(round(least_s / self.step_s), 4 * reach_steps),
             reach_steps=reach_steps,
         )
@@ -101,13 +118,13 @@ class SpeechModel:
 
         Each window is computed alone, so that no other changes a bit of it.
         """
-        x_MF = self.features(window.samples)
-        num_steps = steps_of(x_MF.shape[1])
-        if x_MF.any():
-            logp_BTV = self.module(x_MF[None], torch.tensor([x_MF.shape[1]]))
-            logp_TV: Logprobs = logp_BTV[0].numpy()
+        x = self.features(window.samples)
+        num_steps = self.module.steps_of(x.shape[-1])
+        if x.any():
+            logp_BTV = self.module(x[None], torch.tensor([x.shape[-1]]))
+            logp_TV: Logprobs = logp_BTV[0, :, : self.module.num_outputs].numpy()
         else:
-            logp_TV = np.full((num_steps, self.vocabulary.num_outputs), -np.inf, np.float32)
+            logp_TV = np.full((num_steps, self.module.num_outputs), -np.inf, np.float32)
             logp_TV[:, BLANK] = 0.0
         return logp_TV[window.first_step : window.end_step]
 
@@ -115,10 +132,6 @@ class SpeechModel:
         """Return the same network with other words about it (report, lineage)."""
         manifest = msgspec.structs.replace(self.manifest, **changes)
         return SpeechModel(manifest=manifest, module=self.module)
-
-    @property
-    def _step_samples(self) -> int:
-        return FRAMES_PER_STEP * round(HOP_S * self.spec.sample_rate_hz)
 
 
 def build_speech_model(
@@ -156,7 +169,10 @@ def build_speech_model(
 
 
 def save_speech_model(model: SpeechModel, folder: Path) -> None:
-    """Write `purvey.json` and `model.safetensors`."""
+    """Write `purvey.json` and `model.safetensors`; of Wav2Vec2, a folder of `transformers`."""
+    if isinstance(model.module, CtcWav2Vec2):
+        save_ctc(folder, model.module, model.manifest)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(model.module.state_dict(), folder / WEIGHTS_NAME)
     write_manifest(folder, model.manifest)
@@ -170,6 +186,8 @@ def load_speech_model(folder: Path) -> SpeechModel:
     """
     refuse_unsafe_files(folder)
     manifest = read_manifest(folder)
+    if manifest.family == "wav2vec2":
+        return recogniser_of(load_ctc(folder, manifest), manifest)
     spec = manifest.inputs.get(_INPUT)
     is_heard = isinstance(spec, AudioSpec) and spec.num_mels > 0
     if manifest.task != "speech-recognition" or not manifest.vocabulary or not is_heard:
@@ -181,6 +199,19 @@ def load_speech_model(folder: Path) -> SpeechModel:
     encoder = _encoder(manifest)
     load_network_weights(encoder, folder / WEIGHTS_NAME)
     return SpeechModel(manifest=manifest, module=encoder.eval())
+
+
+def recogniser_of(network: CtcWav2Vec2, manifest: ModelManifest) -> SpeechModel:
+    """Return a network as a recogniser, whatever its folder was for."""
+    written = msgspec.structs.replace(
+        manifest,
+        task="speech-recognition",
+        labels=(),
+        temperature=1.0,
+        is_calibrated=False,
+        vocabulary=network.tokens.characters,
+    )
+    return SpeechModel(manifest=written, module=network)
 
 
 def _spec_of(manifest: ModelManifest) -> AudioSpec:

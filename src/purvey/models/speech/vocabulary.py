@@ -61,7 +61,7 @@ class Vocabulary:
         Raises:
             InvalidValueError: One cannot; names those that are missing.
         """
-        missing = sorted(set().union(*map(normalised, transcripts)) - self._numbers.keys())
+        missing = self.missing(transcripts)
         if missing:
             shown = ", ".join(map(repr, missing[:_SHOWN_CHARACTERS]))
             raise InvalidValueError(
@@ -69,6 +69,10 @@ class Vocabulary:
                 param="recipe.model.base",
                 hint="Train from an architecture instead, or rewrite the transcripts.",
             )
+
+    def missing(self, transcripts: Iterable[str]) -> list[str]:
+        """Return the characters of transcripts that cannot be written, by code point."""
+        return sorted(set().union(*map(normalised, transcripts)) - self._numbers.keys())
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

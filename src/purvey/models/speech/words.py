@@ -35,7 +35,7 @@ class WordBuilder:
             if character == " ":
                 found += self.finish()
                 self._has_space = True
-            elif _is_wide(character):
+            elif is_wide(character):
                 found += self.finish()
                 self._open.append(emission)
                 found += self.finish()
@@ -59,6 +59,6 @@ class WordBuilder:
         return [word]
 
 
-def _is_wide(character: str) -> bool:
+def is_wide(character: str) -> bool:
     """Tell characters of scripts without spaces: Chinese, Japanese, and Korean syllables."""
     return unicodedata.east_asian_width(character) in _WIDE

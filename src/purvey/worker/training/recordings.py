@@ -1,19 +1,19 @@
 """Recordings with their transcripts, as a speech learner takes them.
 
 Shape letters, this file only:
-    N = samples   M = mel bands   F = frames
+    N = samples
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from purvey.contracts.model import AudioSpec
 from purvey.contracts.recipe_parts.inputs import AudioAugment
 from purvey.models.inputs.augment_audio import augment_audio
-from purvey.models.speech.network import FRAMES_PER_STEP, steps_of
-from purvey.models.speech.recogniser import SpeechModel
-from purvey.models.speech.vocabulary import least_steps
 
 _CACHE_BYTES = 2 * 2**30
 """Features kept in memory; beyond it they are computed at every visit."""
@@ -22,6 +22,27 @@ _SLACK_S = 0.02
 
 ReadRecording = Callable[[bytes, float, float], Tensor]
 """From an encoded recording, a start and so many seconds at most, to `samples_N`."""
+
+
+class Taught(Protocol):
+    """A recogniser that recordings and transcripts are made ready for."""
+
+    @property
+    def spec(self) -> AudioSpec:
+        """How it hears; nothing longer than `max_s` is learned from."""
+        ...
+
+    def features(self, samples_N: Tensor) -> Tensor:
+        """Return samples as its network takes them; the last axis counts time."""
+        ...
+
+    def targets(self, text: str, *, num_samples: int) -> list[int]:
+        """Return the numbers of what is said in so many samples."""
+        ...
+
+    def why_not(self, x: Tensor, numbers: list[int]) -> str | None:
+        """Say why a recording is not learned from; None where it is."""
+        ...
 
 
 class SpokenRows:
@@ -39,9 +60,7 @@ class SpokenRows:
         left_out: How many rows were left out, and why.
     """
 
-    def __init__(
-        self, model: SpeechModel, *, read: ReadRecording, augment: AudioAugment | None
-    ) -> None:
+    def __init__(self, model: Taught, *, read: ReadRecording, augment: AudioAugment | None) -> None:
         self._model, self._read = model, read
         self._augment = None if augment == AudioAugment() else augment
         self._data: list[bytes] = []
@@ -57,34 +76,34 @@ class SpokenRows:
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Frames of each row."""
+        """How long the features of each row are."""
         return self._lengths
 
     def features(self, row: int) -> Tensor:
-        """Return `x_MF` of a row, changed at random where gradients are on."""
-        x_MF = self._kept[row] if row < len(self._kept) else self.prepare(self._data[row])
+        """Return a row as the network takes it, changed at random where gradients are on."""
+        is_kept = row < len(self._kept)
+        x = self._kept[row] if is_kept else self._model.features(self.decoded(self._data[row]))
         if self._augment is None or not torch.is_grad_enabled():
-            return x_MF
-        return augment_audio(x_MF, self._augment)
+            return x
+        return augment_audio(x, self._augment)
 
-    def prepare(self, data: bytes) -> Tensor:
-        """Decode a recording to `x_MF`; one that is too long keeps a little more than it may."""
-        longest_s = self._model.spec.max_s + 2 * _SLACK_S
-        return self._model.features(self._read(data, 0.0, longest_s))
+    def decoded(self, data: bytes) -> Tensor:
+        """Decode a recording to `samples_N`; of one that is too long, a little more than it may."""
+        return self._read(data, 0.0, self._model.spec.max_s + 2 * _SLACK_S)
 
-    def add(self, data: bytes, x_MF: Tensor, *, numbers: list[int], said: str) -> None:
+    def add(self, data: bytes, x: Tensor, *, numbers: list[int], said: str) -> None:
         """Take one row more."""
-        if len(self._kept) == len(self._data) and self._kept_bytes + x_MF.nbytes <= _CACHE_BYTES:
-            self._kept.append(x_MF)
-            self._kept_bytes += x_MF.nbytes
+        if len(self._kept) == len(self._data) and self._kept_bytes + x.nbytes <= _CACHE_BYTES:
+            self._kept.append(x)
+            self._kept_bytes += x.nbytes
         self._data.append(data)
-        self._lengths.append(x_MF.shape[1])
+        self._lengths.append(x.shape[-1])
         self.targets.append(numbers)
         self.references.append(said)
 
 
 def spoken_rows(
-    model: SpeechModel,
+    model: Taught,
     recordings: Sequence[bytes],
     said: Sequence[str],
     *,
@@ -104,18 +123,18 @@ def spoken_rows(
         InvalidValueError: A recording cannot be decoded.
     """
     rows = SpokenRows(model, read=read, augment=augment)
-    longest = 1 + round((model.spec.max_s + _SLACK_S) * FRAMES_PER_STEP / model.step_s)
-    num_long = num_short = 0
+    longest = round((model.spec.max_s + _SLACK_S) * model.spec.sample_rate_hz)
+    left_out: Counter[str] = Counter()
     for data, text in zip(recordings, said, strict=True):
-        x_MF, numbers = rows.prepare(data), model.vocabulary.encode(text)
-        if x_MF.shape[1] > longest:
-            num_long += 1
-        elif steps_of(x_MF.shape[1]) < least_steps(numbers) or not numbers:
-            num_short += 1
+        samples_N = rows.decoded(data)
+        if len(samples_N) > longest:
+            left_out[f"longer than {model.spec.max_s:g} s"] += 1
+            continue
+        x, numbers = model.features(samples_N), model.targets(text, num_samples=len(samples_N))
+        why_not = model.why_not(x, numbers)
+        if why_not is None:
+            rows.add(data, x, numbers=numbers, said=text)
         else:
-            rows.add(data, x_MF, numbers=numbers, said=text)
-    if num_long:
-        rows.left_out.append((num_long, f"longer than {model.spec.max_s:g} s"))
-    if num_short:
-        rows.left_out.append((num_short, "too short for what is said, or nothing of that is known"))
+            left_out[why_not] += 1
+    rows.left_out = [(count, why) for why, count in sorted(left_out.items())]
     return rows

@@ -1,11 +1,10 @@
-"""The form of a transcription request: what is honoured, what is refused, what does nothing."""
+"""The forms of requests about recordings: what is honoured, what is refused, what does nothing."""
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from purvey.errors import InvalidValueError, UnsupportedValueError
-from purvey.server.openai.sampling_fields import IGNORED
 from purvey.server.uploads import Upload
 from purvey.server.validation import Body, validate
 
@@ -15,21 +14,33 @@ LISTS = ("timestamp_granularities[]", "include[]")
 """Fields that are given once for each of their values."""
 MAX_FIELDS = 16
 _STREAMED: tuple[Format, ...] = ("json", "text")
-_NO_PROMPT = "Not supported: what is heard depends on the recording alone. Only an empty one."
 
 
-class TranscriptionForm(Body):
-    """The fields beside the file; texts become what they are due to be."""
+class SpeechForm(Body):
+    """The fields beside the file that every request has; texts become what they are due to be."""
 
     model_config = ConfigDict(strict=False)
-    accepts_only: ClassVar[dict[str, tuple[object, ...]]] = {
-        "prompt": ("",),
-        "temperature": (0,),
-        "chunking_strategy": ("auto",),
-    }
+    accepts_only: ClassVar[dict[str, tuple[object, ...]]] = {"temperature": (0,)}
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     response_format: Format = Field("json", description="What the answer is written as.")
+    prompt: Annotated[str, Field(max_length=4_096)] | None = Field(
+        None,
+        description="Taken for what was said before, in every window. Models that depend on the "
+        "recording alone refuse any but an empty one.",
+    )
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="Only 0: nothing is drawn by chance."
+    )
+
+
+class TranscriptionForm(SpeechForm):
+    """The fields of a transcription."""
+
+    accepts_only: ClassVar[dict[str, tuple[object, ...]]] = SpeechForm.accepts_only | {
+        "chunking_strategy": ("auto",),
+    }
+
     timestamp_granularities: Annotated[list[Granularity], Field(max_length=8)] | None = Field(
         None,
         description="Times of what, sent as `timestamp_granularities[]`; segments unless given. "
@@ -39,11 +50,9 @@ class TranscriptionForm(Body):
         False, description="Send words as they become certain. For `json` and `text`."
     )
     language: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description=f"{IGNORED} The model knows the language that it was trained on."
-    )
-    prompt: Annotated[str, Field(max_length=4_096)] | None = Field(None, description=_NO_PROMPT)
-    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
-        None, description="Only 0: nothing is drawn by chance."
+        None,
+        description="The code of one that the model tells apart; without it the model decides. A "
+        "model of one language ignores it.",
     )
     chunking_strategy: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Only `auto`: long recordings are heard in overlapping windows."
@@ -53,7 +62,22 @@ class TranscriptionForm(Body):
     )
 
 
-def read_form(upload: Upload) -> TranscriptionForm:
+class TranslationForm(SpeechForm):
+    """The fields of a translation."""
+
+
+def read_translation_form(upload: Upload) -> TranslationForm:
+    """Check the fields of an upload.
+
+    Raises:
+        InvalidValueError: Names the field at fault.
+        UnsupportedValueError: A field asks for something that is not supported here.
+    """
+    plain: dict[str, Any] = dict(upload.fields)  # JSON values
+    return validate(TranslationForm, plain | dict(upload.lists))
+
+
+def read_transcription_form(upload: Upload) -> TranscriptionForm:
     """Check the fields of an upload.
 
     Raises:
@@ -89,36 +113,36 @@ def _check_together(form: TranscriptionForm) -> None:
 
 
 _TEXT = {"type": "string"}
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "WAV, FLAC, OGG or MP3.",
-                        },
-                        "model": _TEXT,
-                        "response_format": {**_TEXT, "enum": list(get_args(Format))},
-                        "timestamp_granularities[]": {
-                            "type": "array",
-                            "items": {**_TEXT, "enum": list(get_args(Granularity))},
-                        },
-                        "stream": {"type": "boolean"},
-                        "language": _TEXT,
-                        "prompt": _TEXT,
-                        "temperature": {"type": "number"},
-                        "chunking_strategy": {**_TEXT, "enum": ["auto"]},
-                    },
-                },
-                "example": {"file": "(the bytes of call.wav)", "model": "recogniser"},
-            }
-        },
-    }
+_OF_ALL = {
+    "file": {**_TEXT, "format": "binary", "description": "WAV, FLAC, OGG or MP3."},
+    "model": _TEXT,
+    "response_format": {**_TEXT, "enum": list(get_args(Format))},
+    "prompt": _TEXT,
+    "temperature": {"type": "number"},
 }
-"""How the OpenAPI document shows it."""
+
+
+def form_shown(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return how the OpenAPI document shows a form; JSON values.
+
+    Args:
+        fields: Those beside the ones that every form has.
+    """
+    schema = {"type": "object", "required": ["file", "model"], "properties": _OF_ALL | fields}
+    example = {"file": "(the bytes of call.wav)", "model": "recogniser"}
+    content = {"multipart/form-data": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+TRANSCRIPTION = form_shown(
+    {
+        "timestamp_granularities[]": {
+            "type": "array",
+            "items": {**_TEXT, "enum": list(get_args(Granularity))},
+        },
+        "stream": {"type": "boolean"},
+        "language": _TEXT,
+        "chunking_strategy": {**_TEXT, "enum": ["auto"]},
+    }
+)
+TRANSLATION = form_shown({})

@@ -39,7 +39,7 @@ class Segment:
 
 
 def segments_of(words: Sequence[Word]) -> list[Segment]:
-    """Divide words at pauses, and where a segment would become too long."""
+    """Divide as the model did, else at pauses, and where a segment would become too long."""
     found: list[list[Word]] = []
     for word in words:
         if found and _belongs(word, found[-1]):
@@ -52,8 +52,7 @@ def segments_of(words: Sequence[Word]) -> list[Segment]:
 def segment_shown(segment: Segment, number: int) -> dict[str, Any]:
     """Show a segment in OpenAI's shape.
 
-    `seek` and `no_speech_prob` are 0 and `tokens` empty: a recogniser by characters has no
-    windows that move on by themselves, no class for silence and no tokens.
+    `seek` and `no_speech_prob` are 0 and `tokens` empty, whatever the model has of such.
     """
     text = segment.text.encode()
     characters = sum(len(word.text) for word in segment.words)
@@ -90,6 +89,8 @@ def vtt(segments: Sequence[Segment]) -> str:
 
 
 def _belongs(word: Word, before: Sequence[Word]) -> bool:
+    if word.segment is not None:
+        return word.segment == before[-1].segment
     length = len(text_of(before)) + len(word.text) + word.is_apart
     return (
         word.start_s - before[-1].end_s < _PAUSE_S

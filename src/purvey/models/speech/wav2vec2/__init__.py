@@ -1,0 +1,1 @@
+"""Recognisers whose network is the Wav2Vec2 of `transformers` with a CTC head."""

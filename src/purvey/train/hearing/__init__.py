@@ -1,0 +1,1 @@
+"""Learning to write down speech. Knows recordings as features, and nothing of files."""

@@ -1,0 +1,1 @@
+"""What a run of speech recognition begins with, and what learns in it."""
