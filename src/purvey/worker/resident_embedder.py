@@ -1,10 +1,12 @@
-"""A model that embeds texts or ranks pairs, in an engine process.
+"""A model that embeds texts, and perhaps images, or ranks pairs, in an engine process.
 
 Shape letters, this file only:
     D = residual width
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -22,15 +24,34 @@ from purvey.contracts.engine import (
 from purvey.contracts.speech.transcription import Transcribe
 from purvey.engine.batcher import Batcher
 from purvey.engine.embedding.door import EmbeddingDoor
+from purvey.engine.embedding.pictured import PicturedDoor, PicturedVectors, Seen
 from purvey.engine.embedding.vectors import Vectors
 from purvey.errors import MethodUnsupportedError
 from purvey.models.encoder.framing import Framed
 from purvey.models.encoder.loading import EmbeddingModel
 from purvey.models.encoder.pooling import unit
+from purvey.models.pretrained.clip import ClipModel
 from purvey.worker.batched import BatchedResident
 from purvey.worker.resident import CheckCancelled, Send
 
 Scores = Callable[[list[Tensor]], list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What an embedder is made of.
+
+    Args:
+        door: Frames texts.
+        inputs: Readies what is to be embedded.
+        compute: Vectors, or scores, of what is ready.
+        loaded: What was loaded.
+    """
+
+    door: EmbeddingDoor
+    inputs: Callable[[Embed], Sequence[Framed | Seen]]
+    compute: Callable[[Sequence[Any]], list[Tensor]]  # of what `inputs` gives
+    loaded: ModelLoaded
 
 
 class ResidentEmbedder(BatchedResident[Tensor]):
@@ -43,32 +64,19 @@ class ResidentEmbedder(BatchedResident[Tensor]):
     """
 
     def __init__(
-        self, model: EmbeddingModel, *, max_batch_tokens: int, window_s: float = 0.002
+        self,
+        model: EmbeddingModel | ClipModel,
+        *,
+        max_batch_tokens: int,
+        window_s: float = 0.002,
     ) -> None:
-        config, task = model.network.config, model.manifest.task
-        self._is_ranker = task == "rerank"
-        vectors = Vectors(model)
-        self._batcher: Batcher[Framed, Tensor] = Batcher(
-            vectors.scores if self._is_ranker else vectors.vectors,
-            window_s=window_s,
-            max_cost=max_batch_tokens,
-            cost=len,
+        parts = _of_images(model) if isinstance(model, ClipModel) else _of_texts(model)
+        self._is_ranker = model.manifest.task == "rerank"
+        self._batcher: Batcher[Framed | Seen, Tensor] = Batcher(
+            parts.compute, window_s=window_s, max_cost=max_batch_tokens, cost=len
         )
-        self._door = EmbeddingDoor(
-            model.framer,
-            vocabulary_size=config.vocabulary_size,
-            max_tokens=model.max_tokens,
-            vector_size=config.hidden_size,
-            sizes=model.setup.sizes,
-        )
-        loaded = ModelLoaded(
-            task=task,
-            context_tokens=model.max_tokens,
-            vector_size=0 if self._is_ranker else config.hidden_size,
-            num_parameters=vectors.num_parameters,
-            resident_bytes=vectors.num_bytes,
-        )
-        super().__init__(self._batcher, loaded)
+        self._door, self._inputs = parts.door, parts.inputs
+        super().__init__(self._batcher, parts.loaded)
 
     def answer(self, question: Question, send: Send, check: CheckCancelled) -> None:
         """Hand the question to the batcher, or refuse it."""
@@ -96,21 +104,22 @@ class ResidentEmbedder(BatchedResident[Tensor]):
                 )
 
     def _embed(self, question: Embed, send: Send) -> None:
-        texts = self._door.texts(question)
+        inputs = self._inputs(question)
 
         def embedded(vectors: list[Tensor], compute_s: float) -> Embedded:
             return Embedded(
                 request_id=question.request_id,
                 vectors=tuple(_bytes_of(vector_D, question.dimensions) for vector_D in vectors),
-                num_tokens=sum(map(len, texts)),
+                num_tokens=sum(len(one) for one in inputs if isinstance(one, Framed)),
                 compute_s=compute_s,
             )
 
-        submission = self._batcher.put(texts)
+        submission = self._batcher.put(inputs)
         self._answer_when_done(question.request_id, submission, embedded, send)
 
     def _rank(self, question: Rank, send: Send) -> None:
         score: Scores = _scores
+        inputs: Sequence[Framed]
         if self._is_ranker:
             inputs = self._door.pairs(question)
         else:
@@ -146,6 +155,42 @@ class ResidentEmbedder(BatchedResident[Tensor]):
             return [float(exact[rows[a.text]] @ exact[rows[b.text]]) for a, b in pairs]
 
         return framed, cosines
+
+
+def _of_texts(model: EmbeddingModel) -> _Parts:
+    config, is_ranker = model.network.config, model.manifest.task == "rerank"
+    vectors = Vectors(model)
+    door = EmbeddingDoor(
+        model.framer,
+        vocabulary_size=config.vocabulary_size,
+        max_tokens=model.max_tokens,
+        vector_size=config.hidden_size,
+        sizes=model.setup.sizes,
+    )
+    loaded = ModelLoaded(
+        task=model.manifest.task,
+        context_tokens=model.max_tokens,
+        vector_size=0 if is_ranker else config.hidden_size,
+        num_parameters=vectors.num_parameters,
+        resident_bytes=vectors.num_bytes,
+    )
+    compute = vectors.scores if is_ranker else vectors.vectors
+    return _Parts(door=door, inputs=door.texts, compute=compute, loaded=loaded)
+
+
+def _of_images(model: ClipModel) -> _Parts:
+    door, vectors = PicturedDoor(model), PicturedVectors(model)
+    loaded = ModelLoaded(
+        task=model.manifest.task,
+        inputs=model.manifest.inputs,
+        context_tokens=model.max_tokens,
+        vector_size=model.module.vector_size,
+        num_parameters=vectors.num_parameters,
+        resident_bytes=vectors.num_bytes,
+        similarity_scale=vectors.scale,
+        path="transformers",
+    )
+    return _Parts(door=door, inputs=door.inputs, compute=vectors.vectors, loaded=loaded)
 
 
 def _scores(results: list[Tensor]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from purvey.contracts.embedding import Embed, NamedText, Rank
+from purvey.contracts.embedding import Embed, NamedText, Picture, Rank
 from purvey.contracts.limits import LIMITS
 from purvey.errors import ContextLengthError, InvalidValueError, UnsupportedValueError
 from purvey.models.encoder.framing import Framed, Framer, bare
@@ -40,7 +40,7 @@ class EmbeddingDoor:
             ContextLengthError: One is too long.
             InvalidValueError: One is empty or holds a token that is none, or they are too much
                 together; or `truncate_tokens` or `dimensions` are out of range.
-            UnsupportedValueError: This model's vectors are not made to be cut.
+            UnsupportedValueError: An image; or this model's vectors are not made to be cut.
         """
         self._check_dimensions(question.dimensions)
         named = zip(question.inputs, question.params, strict=True)
@@ -64,9 +64,11 @@ class EmbeddingDoor:
         pairs = (framed(first, second) for first, second in question.pairs())
         return self._fitted(pairs, question.truncate_tokens)
 
-    def _framed(self, given: str | tuple[int, ...], param: str) -> Framed:
+    def _framed(self, given: str | tuple[int, ...] | Picture, param: str) -> Framed:
         if isinstance(given, str):
             return self._framer.text(given)
+        if isinstance(given, Picture):
+            raise UnsupportedValueError("this model embeds texts alone.", param=param)
         if any(not 0 <= token < self._vocabulary_size for token in given):
             raise InvalidValueError(
                 f"a token id is not below {self._vocabulary_size}.", param=param

@@ -8,26 +8,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
-from purvey.contracts.hugging_face import INPUTS_NAME
+from purvey.contracts.hugging_face import INPUTS_NAME, squeezed
 from purvey.contracts.model import AudioSpec, ImageSpec, ModelManifest
 from purvey.errors import InvalidCheckpointError
 from purvey.models.folder.config_fields import Fields
-from purvey.models.folder.json_file import read_object, write_object
+from purvey.models.folder.json_file import write_object
 from purvey.models.folder.manifest import read_manifest, write_manifest
-from purvey.models.folder.safetensors_file import read_header
 from purvey.models.initialised import Initialised
+from purvey.models.pretrained.library import check_folder_of_library, open_network
 from purvey.models.pretrained.modules import Pretrained, PretrainedViT, PretrainedWav2Vec2
-from purvey.models.weights import CONFIG_NAME, refuse_unsafe_files, weight_files
+from purvey.models.weights import CONFIG_NAME
 
 NORMALISED = "is_normalised"
 """In the hyperparameters of family `wav2vec2`."""
 _HEADS = ("network.classifier.", "network.projector.")
 _NEVER_USED = frozenset({"network.wav2vec2.masked_spec_embed"})
-_BILINEAR = 2
-_REFUSALS = (ValueError, OSError, RuntimeError, LookupError, TypeError, AttributeError, ImportError)
-"""What the library raises over a folder that does not fit; it has no error of its own."""
+_BILINEAR, _BICUBIC = 2, 3
+_CLASSES = {
+    "clip": "CLIPForImageClassification",
+    "vit": "ViTForImageClassification",
+    "wav2vec2": "Wav2Vec2ForSequenceClassification",
+}
+"""Of the library, by family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +65,14 @@ def start_pretrained(folder: Path, *, labels: Sequence[str]) -> StartedPretraine
     Raises:
         InvalidCheckpointError: Names what is missing, unsafe or does not fit.
     """
-    manifest = read_manifest(folder)
+    manifest = _as_classifier(read_manifest(folder))
     started = _open(folder, manifest, labels)
     _require(started.initialised, but=_HEADS)
     if tuple(labels) == manifest.labels:
         return started
     output = started.module.network.classifier
     with torch.no_grad():  # of as many labels it was taken over, and means others
-        output.weight.normal_(0.0, started.module.network.config.initializer_range)
+        output.weight.normal_(0.0, _deviation(started.module.network.config))
         output.bias.zero_()
     loaded = [name for name in started.initialised.loaded if not name.startswith(_HEADS[0])]
     left = [name for name in started.initialised.loaded if name.startswith(_HEADS[0])]
@@ -81,11 +86,11 @@ def save_pretrained(folder: Path, module: Pretrained, manifest: ModelManifest) -
     folder.mkdir(parents=True, exist_ok=True)
     module.network.save_pretrained(folder)
     ((_, spec),) = manifest.inputs.items()
-    write_object(folder / INPUTS_NAME, _prepared(spec, manifest))
+    write_object(folder / INPUTS_NAME, prepared_inputs(spec, manifest))
     write_manifest(folder, manifest)
 
 
-def _prepared(spec: object, manifest: ModelManifest) -> dict[str, Any]:
+def prepared_inputs(spec: object, manifest: ModelManifest) -> dict[str, Any]:
     """Return the content of `preprocessor_config.json`."""
     if isinstance(spec, AudioSpec):
         return {
@@ -96,11 +101,23 @@ def _prepared(spec: object, manifest: ModelManifest) -> dict[str, Any]:
             "padding_value": 0.0,
         }
     assert isinstance(spec, ImageSpec), "images or recordings are classified"
+    return prepared_images(spec, kind="CLIP" if manifest.family == "clip" else "ViT")
+
+
+def prepared_images(spec: ImageSpec, *, kind: str) -> dict[str, Any]:
+    """Return the content of `preprocessor_config.json` of a network that sees.
+
+    Args:
+        spec: How it sees images.
+        kind: `CLIP` or `ViT`.
+    """
+    whole = {"height": spec.height, "width": spec.width}
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": f"{kind}ImageProcessor",
         "do_resize": True,
-        "size": {"height": spec.height, "width": spec.width},
-        "resample": _BILINEAR,
+        "size": {"shortest_edge": spec.height} if spec.is_cropped else whole,
+        **({"do_center_crop": spec.is_cropped, "crop_size": whole} if kind == "CLIP" else {}),
+        "resample": _BICUBIC if spec.is_bicubic else _BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": bool(spec.mean),
@@ -109,67 +126,48 @@ def _prepared(spec: object, manifest: ModelManifest) -> dict[str, Any]:
     }
 
 
+def _as_classifier(manifest: ModelManifest) -> ModelManifest:
+    """Return what a folder is as the start of a classifier: of CLIP, the half that sees.
+
+    What writes down speech starts one of recordings.
+    """
+    if (manifest.family, manifest.task) == ("wav2vec2", "speech-recognition"):
+        return msgspec.structs.replace(manifest, task="audio-classification", vocabulary=())
+    spec = manifest.inputs.get("image")
+    if (manifest.family, manifest.task) != ("clip", "embedding") or not isinstance(spec, ImageSpec):
+        return manifest
+    return ModelManifest(
+        family="clip", task="image-classification", inputs={"input": squeezed(spec)}
+    )
+
+
+def _deviation(config: Any) -> float:  # noqa: ANN401 (transformers is untyped here)
+    """Return how wide the library draws a head's weights."""
+    if config.model_type == "clip":
+        return float(config.vision_config.hidden_size**-0.5)
+    return float(config.initializer_range)
+
+
 def _open(folder: Path, manifest: ModelManifest, labels: Sequence[str]) -> StartedPretrained:
-    refuse_unsafe_files(folder)
-    fields = Fields(read_object(folder / CONFIG_NAME))
-    fields.refuse_code()
-    if fields.values.get("quantization_config") is not None:
-        raise fields.refusal("quantization_config", "is not implemented; export full weights")
+    check_folder_of_library(folder)
     if "input" not in manifest.inputs:
         raise _refusal(f"{CONFIG_NAME} or {INPUTS_NAME} describes no input that is prepared here.")
-    for file in weight_files(folder):
-        read_header(file)  # strictly, before a library maps it
-    network, told = _network(folder, manifest, labels)
-    module: Pretrained = PretrainedViT(network)
+    names = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    family = manifest.family
+    opened = open_network(folder, _CLASSES[family], family=family, changes=names)
+    module: Pretrained = PretrainedViT(opened.network)
     if manifest.family == "wav2vec2":
         own = Fields(manifest.hyperparameters, at="hyperparameters.")
         own.refuse_unknown((NORMALISED,))
-        module = PretrainedWav2Vec2(network, is_normalised=own.flag(NORMALISED, default=True))
-    missing = {_named(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind]}
-    names = module.state_dict()
-    found = Initialised.of(
-        names, names.keys() - missing, unused=sorted(map(str, told["unexpected_keys"]))
-    )
+        is_normalised = own.flag(NORMALISED, default=True)
+        module = PretrainedWav2Vec2(opened.network, is_normalised=is_normalised)
+    missing = {f"network.{name}" for name in opened.missing}
+    state = module.state_dict()
+    found = Initialised.of(state, state.keys() - missing, unused=opened.unused)
     return StartedPretrained(module=module.eval(), manifest=manifest, initialised=found)
-
-
-def _network(
-    folder: Path, manifest: ModelManifest, labels: Sequence[str]
-) -> tuple[Any, dict[str, Any]]:
-    try:
-        import transformers
-    except ImportError:
-        raise InvalidCheckpointError(
-            f"a network of family {manifest.family!r} needs the package 'transformers'.",
-            param="model",
-            hint="Install purvey[engine].",
-        ) from None
-    classes = {
-        "vit": (transformers.ViTConfig, transformers.ViTForImageClassification),
-        "wav2vec2": (
-            transformers.Wav2Vec2Config,
-            transformers.Wav2Vec2ForSequenceClassification,
-        ),
-    }
-    config_class, network_class = classes[manifest.family]
-    try:
-        config = config_class.from_pretrained(folder, local_files_only=True)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-        network, told = network_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-    except _REFUSALS as error:
-        message = f"transformers cannot load this {manifest.family} ({type(error).__name__})."
-        raise _refusal(message) from error
-    return network, told
 
 
 def _require(found: Initialised, *, but: tuple[str, ...]) -> None:
@@ -177,12 +175,6 @@ def _require(found: Initialised, *, but: tuple[str, ...]) -> None:
     for name in found.fresh:
         if name not in _NEVER_USED and not name.startswith(but or ("\0",)):
             raise _refusal(f"tensor {name[:200]!r} is missing or misshapen.")
-
-
-def _named(key: object) -> str:
-    """Return our name of a tensor that the library reports, by itself or with its shapes."""
-    name = key[0] if isinstance(key, tuple) else key
-    return f"network.{name}"
 
 
 def _refusal(message: str) -> InvalidCheckpointError:

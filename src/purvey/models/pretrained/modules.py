@@ -26,7 +26,7 @@ class Pretrained(nn.Module):
 
 
 class PretrainedViT(Pretrained):
-    """`ViTForImageClassification` (Dosovitskiy et al. 2021)."""
+    """`ViTForImageClassification` (Dosovitskiy et al. 2021), or `CLIPForImageClassification`."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return `logits_BL`."""
@@ -50,7 +50,7 @@ class PretrainedWav2Vec2(Pretrained):
         super().__init__(network)
         network.config.apply_spec_augment = False
         self._is_normalised = is_normalised
-        self._least_samples = _heard_at_once(network.config)
+        self._least_samples = heard_at_once(network.config)
 
     def forward(self, x_BT: Tensor) -> Tensor:
         """Return `logits_BL` of samples that end in silence of exact zeros, or in none."""
@@ -61,13 +61,16 @@ class PretrainedWav2Vec2(Pretrained):
         heard = x_T.nonzero()
         x_T = x_T[: int(heard[-1, 0]) + 1] if len(heard) else x_T[:0]
         x_T = pad(x_T, (0, max(0, self._least_samples - len(x_T))))
-        if not self._is_normalised:
-            return x_T
-        variance, mean = torch.var_mean(x_T, correction=0)
-        return (x_T - mean) / (variance + _LEAST_VARIANCE).sqrt()
+        return standardised(x_T) if self._is_normalised else x_T
 
 
-def _heard_at_once(config: Any) -> int:  # noqa: ANN401 (as above)
+def standardised(x_T: Tensor) -> Tensor:
+    """Return samples with mean 0 and variance 1; silence stays 0."""
+    variance, mean = torch.var_mean(x_T, correction=0)
+    return (x_T - mean) / (variance + _LEAST_VARIANCE).sqrt()
+
+
+def heard_at_once(config: Any) -> int:  # noqa: ANN401 (as above)
     """Return how many samples one step of the convolutions hears."""
     samples = 1
     pairs = zip(config.conv_kernel, config.conv_stride, strict=True)

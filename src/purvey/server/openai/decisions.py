@@ -1,7 +1,8 @@
 """`/v1/decisions`: typed questions about an input, answered with probabilities.
 
 A classifier answers by its own probabilities, restricted to what the question names and
-renormalised. A language model answers by the likelihood of each possible answer.
+renormalised. A language model answers by the likelihood of each possible answer, a model that
+embeds images beside texts by how near each of them is to an image.
 """
 
 import json
@@ -27,7 +28,9 @@ from purvey.errors import InvalidValueError, MethodUnsupportedError, Unsupported
 from purvey.server.media import picture
 from purvey.server.metering import Tally, metered
 from purvey.server.native.classify import ask
-from purvey.server.openai.likelihood import likelihoods
+from purvey.server.openai.likelihood import likelihoods, softmax
+from purvey.server.openai.pictures import seen
+from purvey.server.openai.similarity import similarities
 from purvey.server.policy import Call, Caller
 from purvey.server.presence import while_present
 from purvey.server.routing import Routes
@@ -68,14 +71,18 @@ class Choice(Body):
     """One possible answer; for a classifier, one of its labels."""
 
     value: Short | bool
-    description: str | None = None
+    description: str | None = Field(
+        None, description="What an image is compared with, instead of the value."
+    )
 
 
 class Level(Body):
     """One step of a scale, from low to high; for a classifier, one of its labels."""
 
     label: Short
-    description: str | None = None
+    description: str | None = Field(
+        None, description="What an image is compared with, instead of the label."
+    )
 
 
 class Question(Body):
@@ -153,7 +160,8 @@ async def create(call: Caller, body: DecisionRequest) -> Decision:
 
     For a classifier, the values of a choice and the labels of a score must be labels of the
     model, and a predicate's instructions must be one label; for a language model they may
-    be anything.
+    be anything. A model that embeds images beside texts compares one image with the
+    description, or else the value, of each choice or level; it answers no predicates.
     """
     for number, question in enumerate(body.questions):
         _check_question(question, f"questions.{number}")
@@ -173,8 +181,12 @@ async def _decided(call: Call, body: DecisionRequest) -> Decision:
             )
         if engine.model.labels:
             answers = await _by_classes(call, engine, body, tally)
+        elif engine.model.similarity_scale:
+            answers = await _by_similarity(call, engine, body, tally)
         else:
-            answers = await _by_likelihood(call, engine, body, tally)
+            given = _images(body) if record.task == "image-text-to-text" else []
+            images = await seen(call, record, given)
+            answers = await _by_likelihood(call, engine, body, images, tally)
         return {"answers": answers, "model": record.name, "usage": _usage(tally)}
 
 
@@ -197,13 +209,18 @@ async def _by_classes(
 
 
 async def _by_likelihood(
-    call: Call, engine: EngineClient, body: DecisionRequest, tally: Tally
+    call: Call,
+    engine: EngineClient,
+    body: DecisionRequest,
+    images: tuple[ImageInput, ...],
+    tally: Tally,
 ) -> list[dict[str, Any]]:
-    text, answers = _plain_text(body), []
+    text, answers = _plain_text(body, is_strict=not images), []
+    tally.images += len(images)
     for number, question in enumerate(body.questions):
         values = ["yes", "no"] if question.type == "predicate" else _values(question)
         outputs = [_spoken(engine, str(value)) for value in values]
-        prompt = _prompt(engine, text, question)
+        prompt = _prompt(engine, text, question, images)
         p = await likelihoods(
             engine,
             prompt,
@@ -214,6 +231,44 @@ async def _by_likelihood(
         )
         answers.append(_answer(question, p[:1] if question.type == "predicate" else p))
     return answers
+
+
+async def _by_similarity(
+    call: Call, engine: EngineClient, body: DecisionRequest, tally: Tally
+) -> list[dict[str, Any]]:
+    said: list[list[tuple[str, str]]] = []
+    for number, question in enumerate(body.questions):
+        if question.type == "predicate":
+            raise InvalidValueError(
+                "this model compares descriptions of an image, and a predicate has one.",
+                param=f"questions.{number}.type",
+                hint="Ask a choice between what is so and what is not.",
+            )
+        said.append(_descriptions(question, f"questions.{number}"))
+    at, url = _only_image(body)
+    image = await picture(call, url, param=at)
+    texts, params = zip(*(one for some in said for one in some), strict=True)
+    logits = await similarities(
+        engine, image, texts, params=(at, *params), request_id=call.request_id, tally=tally
+    )
+    left = iter(logits)
+    return [
+        _answer(question, softmax([next(left) for _ in some]))
+        for question, some in zip(body.questions, said, strict=True)
+    ]
+
+
+def _descriptions(question: Question, at: str) -> list[tuple[str, str]]:
+    """Return what stands for each answer, and what a refusal calls it."""
+    if question.type == "choice":
+        return [
+            (choice.description or str(choice.value), f"{at}.choices.{i}")
+            for i, choice in enumerate(question.choices or ())
+        ]
+    return [
+        (level.description or level.label, f"{at}.levels.{i}")
+        for i, level in enumerate(question.levels or ())
+    ]
 
 
 def _answer(question: Question, p: Sequence[float]) -> dict[str, Any]:
@@ -296,19 +351,24 @@ async def _classifier_input(call: Call, engine: EngineClient, body: DecisionRequ
             "decisions take models with one input.", param="model", hint="Use /v1/classify."
         )
     ((name, spec),) = engine.model.inputs.items()
-    images = _images(body)
     if isinstance(spec, ImageSpec):
-        if len(images) != 1 or _plain_text(body, is_strict=False).strip():
-            raise InvalidValueError(
-                "this model takes one image: a user message with one input_image.", param="input"
-            )
-        at, url = images[0]
+        at, url = _only_image(body)
         return {name: ImageInput(data=await picture(call, url, param=at))}
     if not isinstance(spec, TextSpec):
         raise MethodUnsupportedError(
             "decisions take text or an image.", param="model", hint="Use /v1/classify."
         )
     return {name: TextInput(text=_plain_text(body))}
+
+
+def _only_image(body: DecisionRequest) -> tuple[str, str]:
+    """Return where the one image of an input stands, and what gives it."""
+    images = _images(body)
+    if len(images) != 1 or _plain_text(body, is_strict=False).strip():
+        raise InvalidValueError(
+            "this model takes one image: a user message with one input_image.", param="input"
+        )
+    return images[0]
 
 
 def _images(body: DecisionRequest) -> list[tuple[str, str]]:
@@ -325,7 +385,9 @@ def _images(body: DecisionRequest) -> list[tuple[str, str]]:
 
 def _plain_text(body: DecisionRequest, *, is_strict: bool = True) -> str:
     if is_strict and _images(body):
-        raise UnsupportedValueError("this model reads text only.", param="input")
+        raise UnsupportedValueError(
+            "this model reads text only.", param="input", hint="Ask a model that takes images."
+        )
     if isinstance(body.input, str):
         text = body.input
     else:
@@ -337,10 +399,14 @@ def _plain_text(body: DecisionRequest, *, is_strict: bool = True) -> str:
     return text
 
 
-def _prompt(engine: EngineClient, text: str, question: Question) -> Prompt:
-    asked = f"{text}\n\n{_wording(question)}"
-    if engine.model.has_chat_template:
-        return ChatPrompt(messages=(ChatMessage(role="user", content=asked),))
+def _prompt(
+    engine: EngineClient, text: str, question: Question, images: tuple[ImageInput, ...]
+) -> Prompt:
+    wording = _wording(question)
+    asked = wording if images and not text.strip() else f"{text}\n\n{wording}"
+    if engine.model.has_chat_template or images:  # what sees converses
+        turn = ChatMessage(role="user", content=asked)
+        return ChatPrompt(messages=(turn,), images=images)
     return TextPrompt(text=f"{asked}\nAnswer:")
 
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from purvey.contracts.jobs import ModelTrained
 from purvey.contracts.model import ModelManifest
 from purvey.contracts.recipe_parts.embedding import PairColumns, pair_columns
 from purvey.errors import InvalidValueError
-from purvey.evaluate.metrics import Ints
 from purvey.evaluate.retrieval import Vectors, places, retrieval_metrics, retrieval_report
 from purvey.evaluate.slices import length_slices
 from purvey.models.encoder.module import EncoderModule
@@ -15,7 +16,8 @@ from purvey.models.encoder.modules import EmbeddingSetup
 from purvey.models.encoder.saving import save_encoder, save_setup
 from purvey.models.encoder.starting import StartedEncoder
 from purvey.models.encoder.texts import TextReader
-from purvey.train.vectors.contrastive import ContrastiveLearner, Pairs, embedded
+from purvey.train.vectors.contrastive import ContrastiveLearner, beginning, embedded
+from purvey.train.vectors.pairs import Pairs
 from purvey.worker.training.encoders.opening import longest, open_encoder
 from purvey.worker.training.encoders.pairs import read_pairs
 from purvey.worker.training.run import TrainingRun
@@ -32,9 +34,7 @@ def train_embedding(run: TrainingRun) -> ModelTrained:
     refuse_unused(run.config, {}, is_declared_here=False)
     columns = pair_columns(run.config.embedding, run.dataset.manifest)
     started = _start(run, columns)
-    setup = replace(
-        started.setup, pooling=run.config.embedding.pooling or started.setup.pooling, sizes=None
-    )
+    setup = _setup(run, started)
     framer = started.tokenizer.framer(prompt=setup.prompt)
     reader = TextReader(framer=framer, max_tokens=longest(run, started))
     pairs = {split: read_pairs(rows, columns, reader) for split, rows in run.splits.items()}
@@ -43,6 +43,7 @@ def train_embedding(run: TrainingRun) -> ModelTrained:
     learner = ContrastiveLearner(
         started.module,
         pooling=setup.pooling,
+        sizes=sorted({*(setup.sizes or ()), started.module.config.hidden_size}),
         pairs=pairs["train"],
         validation=validation,
         measure=lambda asked, found: retrieval_metrics(places(asked, found, validation.belonging)),
@@ -60,6 +61,21 @@ def _start(run: TrainingRun, columns: PairColumns, *, is_told: bool = True) -> S
     training = run.splits["train"]
     texts = [text for name in columns.texts for text in training.texts(name)]
     return open_encoder(run, texts, labels=None, is_told=is_told)
+
+
+def _setup(run: TrainingRun, started: StartedEncoder) -> EmbeddingSetup:
+    asked, width = run.config.embedding, started.module.config.hidden_size
+    if max(asked.dimensions, default=0) > width:
+        raise InvalidValueError(
+            f"embedding.dimensions asks for {max(asked.dimensions)} numbers of vectors that have "
+            f"{width}.",
+            param="recipe.embedding.dimensions",
+        )
+    return replace(
+        started.setup,
+        pooling=asked.pooling or started.setup.pooling,
+        sizes=tuple(sorted(asked.dimensions)) or None,
+    )
 
 
 def _check(run: TrainingRun, pairs: dict[str, Pairs]) -> None:
@@ -94,18 +110,29 @@ def _tested(
     run.link.event(f"Testing on {len(rows)} untouched rows.")
     lengths = [float(len(framed)) for framed in rows.asked]
     untrained = _start(run, columns, is_told=False).module  # as it was before the first step
+    asked_ND, found_MD = _embedded(module, setup, rows)
+    cut = {
+        size: places(_cut(asked_ND, size), _cut(found_MD, size), rows.belonging)
+        for size in setup.sizes or ()
+    }
     return retrieval_report(
-        _places(module, setup, rows),
-        untrained_N=_places(untrained, setup, rows),
+        places(asked_ND, found_MD, rows.belonging),
+        untrained_N=places(*_embedded(untrained, setup, rows), rows.belonging),
+        cut=cut,
         num_candidates=len(rows.found),
         how=run.bootstrap,
         slices=length_slices(columns.asked, lengths, unit="tokens"),
     )
 
 
-def _places(module: EncoderModule, setup: EmbeddingSetup, rows: Pairs) -> Ints:
-    asked_ND: Vectors = embedded(module, rows.asked, setup.pooling)
-    return places(asked_ND, embedded(module, rows.found, setup.pooling), rows.belonging)
+def _embedded(module: EncoderModule, setup: EmbeddingSetup, rows: Pairs) -> tuple[Vectors, Vectors]:
+    asked_ND = embedded(module, rows.asked, setup.pooling)
+    return asked_ND, embedded(module, rows.found, setup.pooling)
+
+
+def _cut(vectors_ND: Vectors, size: int) -> Vectors:
+    cut_ND: Vectors = beginning(torch.from_numpy(vectors_ND), size).numpy()
+    return cut_ND
 
 
 def _save(

@@ -1,6 +1,7 @@
 """The encoder that a recipe asks for: a base with or without a new head, or one built anew."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from purvey.contracts.model import ModelManifest, ModelSource, TextSpec
@@ -16,6 +17,7 @@ from purvey.models.initialise import initialise
 from purvey.models.initialised import Initialised
 from purvey.train.chance import seed_torch
 from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.sizing import grown_encoder
 
 
 def is_for_encoder(run: TrainingRun) -> bool:
@@ -62,7 +64,7 @@ def open_encoder(
     started.module.requires_grad_(requires_grad=True)
     if is_told:
         run.tell_initialised(started.initialised)
-    return started
+    return replace(started, module=grown_encoder(run, started.module, is_told=is_told))
 
 
 def text_classifier(run: TrainingRun, *, labels: tuple[str, ...]) -> Classifier:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from purvey.contracts.recipe_parts.embedding import PairColumns
 from purvey.data.loader import Rows
 from purvey.models.encoder.texts import TextReader
-from purvey.train.vectors.contrastive import Pairs
+from purvey.train.vectors.pairs import Pairs
 
 Ints = NDArray[np.int64]
 _PARAM = "recipe.dataset"

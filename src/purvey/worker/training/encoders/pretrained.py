@@ -13,6 +13,7 @@ from purvey.models.pretrained.folders import start_pretrained
 from purvey.train.chance import seed_torch
 from purvey.worker.training.inputs import declared_inputs
 from purvey.worker.training.run import TrainingRun
+from purvey.worker.training.sizing import asked_of
 
 _LARGE_RATE = 5e-4
 
@@ -31,6 +32,9 @@ def pretrained_classifier(
         InvalidValueError: The base is for another task.
         InvalidCheckpointError: It is damaged, or not what the library takes.
     """
+    asked = asked_of(run)
+    if asked is not None:
+        raise asked.refusal("it is computed by transformers")
     seed_torch(run.config.seed, "init")
     started = start_pretrained(Path(base.folder), labels=labels)
     if started.manifest.task != run.config.task:
@@ -40,13 +44,7 @@ def pretrained_classifier(
         )
     started.module.requires_grad_(requires_grad=True)
     run.tell_initialised(started.initialised)
-    rule = run.config.optimizer
-    if rule.name != "sgd" and rule.learning_rate > _LARGE_RATE:
-        run.link.event(
-            f"optimizer.learning_rate {rule.learning_rate:g} is large for a pretrained network: "
-            "5e-5 is usual.",
-            level="warn",
-        )
+    warn_of_large_rate(run)
     manifest = msgspec.structs.replace(
         started.manifest,
         labels=labels,
@@ -57,6 +55,17 @@ def pretrained_classifier(
         report={},
     )
     return Classifier(manifest=manifest, module=started.module)
+
+
+def warn_of_large_rate(run: TrainingRun) -> None:
+    """Tell the owner of a learning rate that may spoil what a network has learned before."""
+    rule = run.config.optimizer
+    if rule.name != "sgd" and rule.learning_rate > _LARGE_RATE:
+        run.link.event(
+            f"optimizer.learning_rate {rule.learning_rate:g} is large for a pretrained network: "
+            "5e-5 is usual.",
+            level="warn",
+        )
 
 
 def _as_long(run: TrainingRun, spec: InputSpec) -> InputSpec:
