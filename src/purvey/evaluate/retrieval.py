@@ -9,7 +9,8 @@ Shape letters, this file only:
     S = resamples                      K = texts at a time
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ Vectors = NDArray[np.float32]
 AT = (1, 5, 10)
 """Numbers of nearest texts that are looked at."""
 _ROWS_AT_ONCE = 512
+_OF_CUT = ("recall_at_1", "mrr")
 
 
 class Relation(Protocol):
@@ -68,6 +70,7 @@ def retrieval_report(
     places_N: Ints,
     *,
     untrained_N: Ints,
+    cut: Mapping[int, Ints] = MappingProxyType({}),
     num_candidates: int,
     how: Bootstrap,
     slices: Sequence[Slice] = (),
@@ -77,12 +80,16 @@ def retrieval_report(
     Args:
         places_N: As `places` has them, of the trained model; at least one.
         untrained_N: Of the same rows, before the first step.
+        cut: Of the same rows by vectors of fewer numbers, by how many; `recall_at_1` and `mrr`.
         num_candidates: Texts that are searched; by guessing, one is right in so many.
         how: Bootstrap settings.
         slices: Rows whose `recall_at_1` is reported beside that of all.
     """
     values = _by_metric(places_N)
     values["untrained_recall_at_1"] = _by_metric(untrained_N)["recall_at_1"]
+    for size, cut_N in cut.items():
+        of_cut = _by_metric(cut_N)
+        values |= {f"{name}_in_{size}_dimensions": of_cut[name] for name in _OF_CUT}
     report: dict[str, Any] = {name: _mean(found_N, how) for name, found_N in values.items()}
     report["num_candidates"] = num_candidates
     if slices:

@@ -5,14 +5,13 @@ to report and to write checkpoints (and ends the run under `train.max_minutes`).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 
 from purvey import failpoints
 from purvey.contracts.clock import Clock
@@ -24,12 +23,12 @@ from purvey.train.checkpoint import Snapshot, Written, read_checkpoint
 from purvey.train.early_stopping import advance, is_better, should_stop
 from purvey.train.learner import Learner
 from purvey.train.optim import build_optimizer
-from purvey.train.parallel.team import Alone, Team
+from purvey.train.parallel.team import Alone, Team, batches
 from purvey.train.progress import Meter, Progress, StopReason, Watch
 from purvey.train.saving.writer import CheckpointWriter
 from purvey.train.schedule import rate_factor, span_of
 from purvey.train.state import RunState, live_tensors, own_tensors, restore_tensors
-from purvey.train.step import BatchLoss, update
+from purvey.train.step import update
 from purvey.train.weights.averaging import MeanWeights
 
 if TYPE_CHECKING:
@@ -156,6 +155,7 @@ class Trainer:
             self._after_step(meter)
             if self._state.is_finished or self._is_checkpoint_due():
                 self.save()
+        self._optimizer.forget()  # ranks may have a whole model to put together now
         if self._best is not None:
             restore_tensors(self._team.own, self._best)
         elif self._mean is not None:
@@ -175,22 +175,13 @@ class Trainer:
         self._progress.checkpoint(saved)
         failpoints.reach("ckpt.reported")
 
-    def _batches(self, rows: list[int]) -> Iterator[BatchLoss]:
-        """Compute a step's rows, as many at once as the recipe says."""
-        size = self._config.train.micro_batch_size or len(rows)
-        is_bf16 = self._config.train.precision == "bf16"
-        for portion in self._team.portions(rows, at_once=size):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-                batch = self._team.loss(portion)
-            yield batch
-
     def _step(self, meter: Meter) -> None:
         failpoints.reach("train.step")
         state = self._state
         seed_torch(self._config.seed, "step", state.step, *self._team.chance)
         self._optimizer.set_rate(self._rate(state.step))
         taken = update(
-            self._batches(self.rows_at(state.step)),
+            batches(self._team, self.rows_at(state.step), self._config.train),
             self._parameters,
             self._optimizer,
             joining=self._team,

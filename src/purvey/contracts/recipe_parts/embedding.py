@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from purvey.contracts.data import DatasetManifest
 from purvey.contracts.model import TrainedTask
 from purvey.contracts.recipe_parts.looping import LoopConfig
-from purvey.contracts.recipe_parts.parallel import ParallelConfig
 from purvey.contracts.recipe_parts.part import Name, Part
 from purvey.errors import InvalidValueError
 
@@ -22,12 +21,16 @@ _USUAL_NAMES: Mapping[str, frozenset[str]] = {
     "negative": frozenset({"hard_negative", "negative"}),
 }
 
+Size = Annotated[int, Field(ge=1, le=65_536)]
+
 
 class EmbeddingConfig(Part):
     """Vectors of texts (task `embedding`), learned from pairs that belong together.
 
     InfoNCE (van den Oord et al. 2018): of all texts of a batch, the right one is to be nearest
     (Henderson et al. 2017). Texts that are known to belong to a text are none of its negatives.
+    Of images and texts (`clip`) only `asked`, their text column, and `found`, their image column,
+    may be set: the temperature is learned.
     """
 
     temperature: Annotated[float, Field(ge=0.001, le=10, allow_inf_nan=False)] = 0.05
@@ -44,6 +47,16 @@ class EmbeddingConfig(Part):
     negative: Name | None = None
     """Text column of what is near and yet wrong; null takes `negative` or `hard_negative`, if
     there is one."""
+    dimensions: Annotated[tuple[Size, ...], Field(strict=False, max_length=16)] = ()
+    """Fewer numbers that vectors may be cut to (Kusupati et al. 2022): the loss of each is added to
+    that of the whole. A request names one of them as its `dimensions`."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "EmbeddingConfig":
+        if len(set(self.dimensions)) < len(self.dimensions):
+            msg = "dimensions has a number twice"
+            raise ValueError(msg)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +87,14 @@ def check_embedding(
     *,
     task: TrainedTask,
     loop: LoopConfig,
-    parallel: ParallelConfig,
     at: str,
 ) -> None:
-    """Refuse the section where no vectors are learned, and what would divide a batch elsewhere.
+    """Refuse the section where no vectors are learned, and a batch without negatives.
 
     Args:
         config: Section `embedding` of a recipe.
         task: What the recipe is for.
         loop: Its section `train`.
-        parallel: Its section `parallel`.
         at: Prefix of the fields' paths.
 
     Raises:
@@ -100,17 +111,6 @@ def check_embedding(
         raise InvalidValueError(
             "task 'embedding' tells a batch's texts apart: train.batch_size must be 2 or more.",
             param=f"{at}.train.batch_size",
-        )
-    why = "changes what is learned: the other texts of a batch are the negatives"
-    if loop.micro_batch_size is not None:
-        raise InvalidValueError(
-            f"train.micro_batch_size {why}; leave it out, or lower train.batch_size.",
-            param=f"{at}.train.micro_batch_size",
-        )
-    if parallel.strategy != "none":
-        raise InvalidValueError(
-            f"parallel.strategy {parallel.strategy!r} {why}; leave it out.",
-            param=f"{at}.parallel.strategy",
         )
 
 
@@ -142,7 +142,9 @@ def pair_columns(
         raise InvalidValueError(
             "task 'embedding' needs two text columns that belong together, or one and a label.",
             param=f"{at}.dataset",
-            hint='Name them when the dataset is made: columns = {"question": "text", "answer": '
+            hint="Images and texts are paired with model.architecture 'clip'."
+            if manifest.column("image")
+            else 'Name them when the dataset is made: columns = {"question": "text", "answer": '
             '"text"}.',
         )
     if "found" in chosen:
