@@ -1,8 +1,7 @@
-"""A small language model grown into a larger one that says the same, and a record of it."""
+"""A small language model grown into a larger one that says the same."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -11,41 +10,11 @@ from purvey.errors import InvalidValueError
 from purvey.models.decoder import Decoder
 from purvey.models.language import LanguageModel
 from purvey.models.scaling.depth import deepened, deepened_config
+from purvey.models.scaling.record import Growth
 from purvey.models.scaling.width import change_of, widened, widened_config
 from purvey.models.skeleton import skeleton
 
 _PROBE_SEQUENCES, _PROBE_TOKENS = 4, 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """What was made of a model.
-
-    Args:
-        width_factor: Times as wide.
-        depth_factor: Times as many layers.
-        parameters_before: Weights of the small one, tied ones counted once.
-        parameters: Of the large one.
-        kept: Tensors of the small one that stay as they are in a layer.
-        repeated: That are there several times, side by side.
-        divided: That are divided among copies of what they read.
-        new_layers: Layers that add nothing yet, by number, from 0.
-        largest_difference: Of any logit of the two on random tokens.
-    """
-
-    width_factor: int
-    depth_factor: int
-    parameters_before: int
-    parameters: int
-    kept: int
-    repeated: int
-    divided: int
-    new_layers: tuple[int, ...]
-    largest_difference: float
-
-    def record(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self) | {"new_layers": list(self.new_layers)}
 
 
 def grow(

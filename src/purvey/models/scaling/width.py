@@ -1,17 +1,15 @@
 """A wider decoder that computes the same function.
 
-The wide stream is the small one several times over, and so are the heads and the inside of the MLP
-(Chen et al. 2016, Net2Wider; Chen et al. 2022, bert2BERT). RMSNorm of a repeated vector is the
-repeated norm, heads keep their size and so their rotation, and copies of query heads stand before
-the copies of the key heads that they read. What reads a repeated vector divides its weights among
-the copies, in unequal shares: with equal ones the copies would have equal gradients for ever.
+The wide stream is the small one several times over (`copies.py`), and so are the heads and the
+inside of the MLP (Chen et al. 2022, bert2BERT). RMSNorm of a repeated vector is the repeated norm,
+heads keep their size and so their rotation, and copies of query heads stand before the copies of
+the key heads that they read.
 
 Shape letters, this file only:
-    M = width factor   O = outputs   I = inputs   D = residual width   V = vocabulary
+    D = residual width
 """
 
 from dataclasses import replace
-from math import sqrt
 from typing import Literal
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
+from purvey.models.scaling.copies import divided, repeated
 from purvey.models.skeleton import skeleton
 
 Change = Literal["kept", "repeated", "divided"]
@@ -68,28 +67,13 @@ def widened(decoder: Decoder, factor: int, *, generator: torch.Generator) -> Dec
             state[name] = _divided_gain(weight, factor, total=total, offset=config.norm_offset)
         elif name in _TABLES:
             scale = shrunk if name == _TABLES[0] else 1.0
-            state[name] = (weight * scale).repeat(1, factor)
+            state[name] = repeated(weight * scale, factor, dim=1)
         elif change_of(name) == "divided":
-            state[name] = _divided(weight, factor, generator)
+            state[name] = divided(weight, outputs=factor, inputs=factor, generator=generator)
         else:
             state[name] = weight.repeat(1 if change_of(name) == "kept" else factor)
     wide.load_state_dict(state, assign=True)
     return wide.eval().requires_grad_(requires_grad=True)
-
-
-def _divided(weight_OI: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """Repeat a matrix's outputs, and divide it among the copies of its inputs.
-
-    A share is `1 / M` of the weight and noise, which is zero over all shares. It is drawn so that
-    the wide matrix has about the deviation of a fresh one of its size, `M ** -0.5` of the small
-    one's.
-    """
-    num_outputs, num_inputs = weight_OI.shape
-    repeated_OMI = weight_OI.repeat(factor, 1).unsqueeze(1) / factor
-    noise_OMI = torch.randn(num_outputs * factor, factor, num_inputs, generator=generator)
-    noise_OMI -= noise_OMI.mean(1, keepdim=True)
-    deviation = float(weight_OI.std(correction=0)) / sqrt(factor)
-    return (repeated_OMI + noise_OMI * deviation).flatten(1)
 
 
 def _divided_gain(gain_D: Tensor, factor: int, *, total: float, offset: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from purvey.errors import InvalidCheckpointError
 from purvey.models.classifier import Classifier
+from purvey.models.encoder.module import EncoderModule
 from purvey.models.language import LanguageModel
 from purvey.models.networks.building import build_network
 from purvey.models.scaling.growth import grow
@@ -12,7 +13,10 @@ from purvey.models.scaling.mup import (
     network_reaches,
     rescale,
 )
+from purvey.models.scaling.networks import Asked, grow_classifier, grow_encoder, grow_recogniser
+from purvey.models.scaling.record import Growth
 from purvey.models.skeleton import without_numbers
+from purvey.models.speech.recogniser import SpeechModel
 from purvey.worker.training.run import TrainingRun
 
 _WIDTH = "mup_width_factor"
@@ -75,6 +79,54 @@ def network_reaches_of(run: TrainingRun, classifier: Classifier) -> Reaches:
     return reaches
 
 
+def grown_classifier(run: TrainingRun, base: Classifier) -> Classifier:
+    """Grow a base as the recipe says; at its defaults, return it.
+
+    Raises:
+        InvalidValueError: Networks of its kind do not grow that way, or so far.
+    """
+    asked = asked_of(run)
+    if asked is None:
+        return base
+    large, growth = grow_classifier(base, asked)
+    _tell(run, growth)
+    return large
+
+
+def grown_recogniser(run: TrainingRun, base: SpeechModel) -> SpeechModel:
+    """As `grown_classifier`."""
+    asked = asked_of(run)
+    if asked is None:
+        return base
+    large, growth = grow_recogniser(base, asked)
+    _tell(run, growth)
+    return large
+
+
+def grown_encoder(run: TrainingRun, base: EncoderModule, *, is_told: bool) -> EncoderModule:
+    """As `grown_classifier`; without a word where it was told before."""
+    asked = asked_of(run)
+    if asked is None:
+        return base
+    large, growth = grow_encoder(base, asked)
+    if is_told:
+        _tell(run, growth)
+    return large
+
+
+def asked_of(run: TrainingRun) -> Asked | None:
+    """Return what the recipe wants made of its base; None where that is to stay as it is."""
+    model = run.config.model
+    if (model.width_factor, model.depth_factor) == (1, 1):
+        return None
+    return Asked(
+        name=model.base or "",
+        width_factor=model.width_factor,
+        depth_factor=model.depth_factor,
+        generator=run.generator("init", "grow"),
+    )
+
+
 def _mup_width(run: TrainingRun, model: LanguageModel) -> int | None:
     """Return how many times as wide a model is to be as what its learning rate is for.
 
@@ -100,11 +152,17 @@ def _grown(run: TrainingRun, base: LanguageModel) -> LanguageModel:
         depth_factor=asked.depth_factor,
         generator=run.generator("init", "grow"),
     )
+    _tell(run, growth)
+    return large
+
+
+def _tell(run: TrainingRun, growth: Growth) -> None:
+    """Tell, and have the lineage say, what growing did to the base."""
     record = growth.record()
     run.notes[_GROWN] = record
+    sizes = f"{growth.parameters_before:,} to {growth.parameters:,}"
     run.link.event(
-        f"Grew {asked.base!r} from {growth.parameters_before:,} to {growth.parameters:,} "
-        f"parameters; no logit differs by more than {growth.largest_difference:.1e}.",
+        f"Grew {run.config.model.base!r} from {sizes} parameters; nothing that it gives "
+        f"differs by more than {growth.largest_difference:.1e}.",
         **record,
     )
-    return large
