@@ -7,7 +7,7 @@ import typer
 from typer.main import get_command
 
 from purvey import __version__
-from purvey.cli.commands import jobs, keys
+from purvey.cli.commands import feedback, jobs, keys
 from purvey.cli.commands.backing_up import backup, restore
 from purvey.cli.commands.chatting import run as run_model
 from purvey.cli.commands.doctor import doctor
@@ -68,6 +68,7 @@ app.command()(pull)
 app.command()(train)
 app.command()(sweep)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(feedback.app, name="feedback")
 app.command("list")(list_objects)
 app.command()(show)
 app.command("rm")(remove)

@@ -55,7 +55,7 @@ class Models:
         return self._transport.create("/v1/models", Model, body=body)
 
     def pulls(self) -> Sequence[Pull]:
-        """Return the models that are being fetched (administrator)."""
+        """Return the models and datasets that are being fetched (administrator)."""
         return self._transport.get("/v1/pulls", Pulls).data
 
     def perplexity(self, name: str, text: str) -> Perplexity:

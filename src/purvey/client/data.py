@@ -1,4 +1,4 @@
-"""Files and datasets."""
+"""Files, datasets, and feedback that they learn from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from purvey.client.paging import Waiter, items
 from purvey.client.transport import Json, Transport
-from purvey.client.values import Dataset, File, Page
+from purvey.client.values import Dataset, Feedback, File, Page
 from purvey.errors import InvalidFileError, from_code
 
 
@@ -125,3 +125,28 @@ class Datasets:
                     param=error.get("param"),
                 )
         raise AssertionError("turns never end")
+
+
+class FeedbackOnAnswers:
+    """Ratings and corrections of answers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, model: str, given: Json) -> Feedback:
+        """Keep feedback on one answer.
+
+        Args:
+            model: The model that answered.
+            given: `input` or `request_id`, `output`, `rating`, `correction`, `metadata`.
+        """
+        return self._transport.create("/v1/feedback", Feedback, body={"model": model, **given})
+
+    def list(self, *, model: str | None = None) -> Iterator[Feedback]:
+        """Yield every piece of feedback, or all on one model, newest first."""
+        query = {"model": model} if model is not None else None
+        return items(self._transport, "/v1/feedback", Page[Feedback], query=query)
+
+    def delete(self, feedback_id: str) -> None:
+        """Delete feedback; what was made of it stays."""
+        self._transport.delete(f"/v1/feedback/{quote(feedback_id, safe='')}")

@@ -6,7 +6,7 @@ import httpx2
 
 from purvey.client.admin import Keys, Models, Server
 from purvey.client.answers import Answers, Explanations
-from purvey.client.data import Datasets, Files
+from purvey.client.data import Datasets, FeedbackOnAnswers, Files
 from purvey.client.jobs import TrainingJobs
 from purvey.client.paging import Waiter
 from purvey.client.sweeps import Sweeps
@@ -44,6 +44,7 @@ class Purvey:
         self.address = self._transport.address
         self.files = Files(self._transport)
         self.datasets = Datasets(self._transport, waiter)
+        self.feedback = FeedbackOnAnswers(self._transport)
         self.training_jobs = TrainingJobs(self._transport, waiter)
         self.sweeps = Sweeps(self._transport, self.training_jobs)
         self.explanations = Explanations(self._transport, waiter)

@@ -59,6 +59,20 @@ class Dataset(Answer, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None  # code, message, param
 
 
+class Feedback(Answer, frozen=True, kw_only=True):
+    """What somebody thinks of an answer; `correction` is the answer that was wanted."""
+
+    id: str
+    model: str
+    created_at: float
+    request_id: str | None = None
+    input: str | None = None
+    output: str | None = None
+    rating: Literal["good", "bad"] | None = None
+    correction: str | None = None
+    metadata: dict[str, str] = {}
+
+
 class Job(Answer, frozen=True, kw_only=True):
     """A run: a training job, or a fine-tuning job in OpenAI's shape."""
 
@@ -222,17 +236,17 @@ class ModelFile(Answer, frozen=True, kw_only=True):
 
 
 class Pull(Answer, frozen=True, kw_only=True):
-    """A model on its way from the hub; `bytes` is 0 until the hub has told."""
+    """A model or dataset on its way here; `bytes` is 0 until the hub, or the store, has told."""
 
     source: str
-    revision: str
+    revision: str | None = None
     commit: str | None = None
     bytes: int
     fetched_bytes: int
 
 
 class Pulls(Answer, frozen=True, kw_only=True):
-    """The models that are on their way."""
+    """What is on its way."""
 
     data: list[Pull]
 

@@ -1,5 +1,7 @@
 """Conversations as training rows: a list of messages with at least one assistant turn."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from purvey.contracts.engine import ChatMessage
@@ -23,6 +25,15 @@ def as_conversation(messages: object) -> Conversation:
     if not any(turn.role == "assistant" and turn.content for turn in turns):
         raise UnfitConversationError("has no assistant message with content to learn from")
     return turns
+
+
+def num_asked(roles: Sequence[str]) -> int:
+    """Return how many turns of a conversation ask: those before its last answer.
+
+    All of them, where no user says anything there.
+    """
+    last = max(place for place, role in enumerate(roles) if role == "assistant")
+    return last if "user" in roles[:last] else len(roles)
 
 
 def as_turns(messages: object) -> Conversation:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 from purvey.contracts.data import TARGET_KINDS, Column, ColumnKind
 from purvey.contracts.rows import PROMPT
+from purvey.data.conversations import num_asked
 from purvey.data.convert import Value
 from purvey.data.near.images import near_images
 from purvey.data.near.texts import near_texts
@@ -170,10 +171,8 @@ def _prompt(conversation: Value) -> Value:
     """Return the turns before the last answer; all of them where nobody asks anything there."""
     assert isinstance(conversation, str), "a conversation is JSON text"
     turns = json.loads(conversation)
-    last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
-    if not any(turn["role"] == "user" for turn in turns[:last]):
-        return conversation
-    return json.dumps(turns[:last])
+    asked = turns[: num_asked([turn["role"] for turn in turns])]
+    return conversation if len(asked) == len(turns) else json.dumps(asked)
 
 
 def _preference_prompt(preference: Value) -> Value:

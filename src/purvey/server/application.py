@@ -31,8 +31,8 @@ from purvey.server.native import (
     usage,
 )
 from purvey.server.native.collecting import feedback
-from purvey.server.native.collecting import hub as hub_datasets
 from purvey.server.native.collecting import profiles as dataset_profiles
+from purvey.server.native.collecting import pulled as pulled_files
 from purvey.server.native.collecting import rows as dataset_rows
 from purvey.server.native.collecting import versions as dataset_versions
 from purvey.server.native.explaining import Explainer, recover
@@ -46,7 +46,7 @@ from purvey.server.openai import (
     fine_tuning,
     models,
 )
-from purvey.server.openai.audio import transcriptions
+from purvey.server.openai.audio import transcriptions, translations
 from purvey.server.routing import Routes, check_policies
 from purvey.server.services import Services
 
@@ -60,6 +60,7 @@ RESOURCES: Iterable[Routes] = (
     completions.routes,
     embeddings.routes,
     transcriptions.routes,
+    translations.routes,
     rerank.routes,
     classify.routes,
     decisions.routes,
@@ -75,7 +76,7 @@ RESOURCES: Iterable[Routes] = (
     dataset_rows.routes,
     dataset_versions.routes,
     feedback.routes,
-    hub_datasets.routes,
+    pulled_files.routes,
     deployments.routes,
     training_jobs.routes,
     training_reports.routes,

@@ -1,12 +1,13 @@
-"""What the two job resources share: events as a list and as a stream, checkpoints, actions."""
+"""What resources of jobs share: listing, events as a list and as a stream, checkpoints, actions."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import Response
+from fastapi import Query, Response
 from pydantic import Field
 
 from purvey.contracts.hugging_face import DECODERS
@@ -15,10 +16,12 @@ from purvey.contracts.records import CheckpointRecord, JobEventRecord, JobRecord
 from purvey.errors import MethodUnsupportedError, NotFoundError, PurveyError
 from purvey.registry.upstream_models import require_here
 from purvey.server.answers import as_json
-from purvey.server.paging import PageQuery, listing, listing_example
-from purvey.server.policy import Call
+from purvey.server.documentation import also_streamed
+from purvey.server.paging import Listing, PageAsked, PageQuery, listing, listing_example
+from purvey.server.policy import Call, Caller
 from purvey.server.presence import EventStream
 from purvey.server.problems import envelope
+from purvey.server.routing import Endpoint, Routes
 from purvey.server.sse import data
 
 logger = logging.getLogger(__name__)
@@ -38,30 +41,6 @@ _EXAMPLE = JobEventRecord(
 Action = Literal["cancel", "pause", "resume"]
 
 
-def events_example(api: JobApi) -> object:
-    """Show a page of events in the documentation."""
-    return listing_example(event_shown(_EXAMPLE, api))
-
-
-def streamed_example(api: JobApi) -> str:
-    """Show a stream of events in the documentation."""
-    return (_framed(_EXAMPLE, api) + DONE).decode()
-
-
-def checkpoints_example(job_id: str, api: JobApi) -> object:
-    """Show a page of checkpoints in the documentation."""
-    record = CheckpointRecord(
-        id="ftckpt_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
-        job_id=job_id,
-        step=120,
-        folder="",
-        digest="",
-        metrics={"train_loss": 0.41, "valid_loss": 0.45},
-        created_at=1795467020.0,
-    )
-    return listing_example(checkpoint_shown(record, api))
-
-
 class EventsQuery(PageQuery):
     """Which events, and how they are sent."""
 
@@ -69,6 +48,137 @@ class EventsQuery(PageQuery):
     stream: bool = Field(
         False, description="Send events as they come (SSE) until the job has ended."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResource:
+    """Jobs of one kind as a resource, whose routes are added one by one, each with its promise.
+
+    Args:
+        routes: Where they are added.
+        root: Path of the listing.
+        api: Whose jobs these are.
+        shown: Shows a record.
+        returns: What it is shown as.
+        example: One, for the documentation.
+    """
+
+    routes: Routes
+    root: str
+    api: JobApi
+    shown: Callable[[JobRecord], Any]  # a TypedDict, each resource's own
+    returns: Any
+    example: dict[str, Any]
+
+    def add_listing(self, promise: str) -> None:
+        """Add the listing."""
+
+        async def index(call: Caller, query: PageAsked) -> Listing:
+            page = await call.services.jobs.page(
+                call.project_id,
+                api=self.api,
+                after=query.after,
+                limit=query.limit,
+                order=query.order,
+            )
+            return listing([self.shown(job) for job in page.items], has_more=page.has_more)
+
+        self._add("GET", "", index, promise, returns=Listing, example=listing_example(self.example))
+
+    def add_showing(self, promise: str) -> None:
+        """Add one job by its id."""
+
+        async def retrieve(call: Caller, job_id: str) -> Any:  # noqa: ANN401 (as `shown`)
+            return self.shown(await find(call, job_id, self.api))
+
+        self._add("GET", "/{job_id}", retrieve, promise)
+
+    def add_events(self, promise: str) -> None:
+        """Add what a job has told."""
+
+        async def events(
+            call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]
+        ) -> Response:
+            return await send_events(call, await find(call, job_id, self.api), query)
+
+        self._add_told(events, promise)
+
+    def add_metrics(self, promise: str) -> None:
+        """Add its numbers, which are events too."""
+
+        async def metrics(
+            call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]
+        ) -> Response:
+            job = await find(call, job_id, self.api)
+            return await send_events(call, job, query, only="metrics")
+
+        self._add_told(metrics, promise)
+
+    def add_checkpoints(self, promise: str) -> None:
+        """Add what it would resume from."""
+
+        async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
+            job = await find(call, job_id, self.api)
+            page = await call.services.jobs.checkpoints(
+                call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
+            )
+            data = [checkpoint_shown(record, self.api) for record in page.items]
+            return listing(data, has_more=page.has_more)
+
+        record = CheckpointRecord(
+            id="ftckpt_0d9c8f7a6e6f1c9a0e5b7d4c2f8a3e1b",
+            job_id=self.example["id"],
+            step=120,
+            folder="",
+            digest="",
+            metrics={"train_loss": 0.41, "valid_loss": 0.45},
+            created_at=1795467020.0,
+        )
+        example = listing_example(checkpoint_shown(record, self.api))
+        path = "/{job_id}/checkpoints"
+        self._add("GET", path, checkpoints, promise, returns=Listing, example=example)
+
+    def add_action(self, action: Action, promise: str) -> None:
+        """Add a way to steer it."""
+
+        async def act(call: Caller, job_id: str) -> Any:  # noqa: ANN401 (as `shown`)
+            return self.shown(await steer(call, job_id, action, self.api))
+
+        act.__name__ = action
+        self._add("POST", f"/{{job_id}}/{action}", act, promise, scope="training:write")
+
+    def _add_told(self, endpoint: Endpoint, promise: str) -> None:
+        self._add(
+            "GET",
+            f"/{{job_id}}/{endpoint.__name__}",
+            endpoint,
+            promise,
+            returns=Listing,
+            example=listing_example(event_shown(_EXAMPLE, self.api)),
+            extra=also_streamed((_framed(_EXAMPLE, self.api) + DONE).decode()),
+        )
+
+    def _add(
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        promise: str,
+        *,
+        scope: Literal["training:read", "training:write"] = "training:read",
+        returns: Any = None,  # noqa: ANN401 (as `Routes.add`)
+        example: object = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        endpoint.__doc__ = promise
+        self.routes.add(
+            method,
+            f"{self.root}{path}",
+            scope=scope,
+            returns=returns or self.returns,
+            example=example or self.example,
+            extra=extra,
+        )(endpoint)
 
 
 async def find(call: Call, job_id: str, api: JobApi) -> JobRecord:

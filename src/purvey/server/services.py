@@ -16,6 +16,7 @@ from purvey.registry.engines.pool import EnginePool
 from purvey.registry.hub.datasets import HubDatasets
 from purvey.registry.hub.pulls import Pulls
 from purvey.registry.models import ModelRegistry
+from purvey.registry.s3.datasets import S3Datasets
 from purvey.registry.upstream_models import UpstreamModels
 from purvey.store.artifacts import Artifacts
 from purvey.store.blobs import Blobs
@@ -46,6 +47,7 @@ class Services:
         outbound: Fetches what callers give the address of.
         pulls: Fetches models from the hub.
         hub_datasets: Fetches files of datasets from the hub.
+        s3_datasets: Fetches files of datasets from a store of objects.
         upstreams: Other servers that compute models, by name.
         upstream_models: What is registered of theirs.
         allowed_hosts: Accepted `Host` names; empty or `*` accepts any well-formed one.
@@ -65,6 +67,7 @@ class Services:
     outbound: Outbound
     pulls: Pulls
     hub_datasets: HubDatasets
+    s3_datasets: S3Datasets
     upstreams: Upstreams
     upstream_models: UpstreamModels
     clock: Clock

@@ -7,23 +7,11 @@ from sqlalchemy import Connection, or_, select
 from purvey.contracts.jobs import TERMINAL
 from purvey.contracts.records import DatasetRecord
 from purvey.errors import NotFoundError
-from purvey.store.rows import Order, Page, delete_row, from_row, get_row, page_rows, to_row
+from purvey.store.rows import OwnedRows, from_row, get_row
 from purvey.store.tables import DATASETS, JOBS
 
-
-def insert(conn: Connection, record: DatasetRecord) -> None:
-    """Add a dataset."""
-    conn.execute(DATASETS.insert(), to_row(record))
-
-
-def get(conn: Connection, project_id: str, dataset_id: str) -> DatasetRecord:
-    """Return a dataset of the project.
-
-    Raises:
-        NotFoundError: No such dataset, or another project's.
-    """
-    where = {"project_id": project_id, "id": dataset_id}
-    return get_row(conn, DATASETS, DatasetRecord, where=where, missing=_missing(dataset_id))
+_ROWS = OwnedRows(table=DATASETS, record_type=DatasetRecord, noun="dataset")
+insert, get, page, delete = _ROWS.insert, _ROWS.get, _ROWS.page, _ROWS.delete
 
 
 def of_job(conn: Connection, job_id: str) -> DatasetRecord:
@@ -34,16 +22,6 @@ def of_job(conn: Connection, job_id: str) -> DatasetRecord:
     """
     missing = NotFoundError(f"job {job_id!r} builds no dataset.")
     return get_row(conn, DATASETS, DatasetRecord, where={"job_id": job_id}, missing=missing)
-
-
-def page(
-    conn: Connection, project_id: str, *, after: str | None, limit: int, order: Order = "desc"
-) -> Page[DatasetRecord]:
-    """List the project's datasets."""
-    where = {"project_id": project_id}
-    return page_rows(
-        conn, DATASETS, DatasetRecord, where=where, after=after, limit=limit, order=order
-    )
 
 
 def family(conn: Connection, project_id: str, dataset_id: str) -> list[DatasetRecord]:
@@ -92,18 +70,4 @@ def finish(
     values = {"status": status, "artifact": artifact, "manifest": manifest, "error": error}
     changed = conn.execute(DATASETS.update().where(DATASETS.c.id == dataset_id).values(values))
     if changed.rowcount == 0:
-        raise _missing(dataset_id)
-
-
-def delete(conn: Connection, project_id: str, dataset_id: str) -> None:
-    """Remove the row.
-
-    Raises:
-        NotFoundError: No such dataset, or another project's.
-    """
-    where = {"project_id": project_id, "id": dataset_id}
-    delete_row(conn, DATASETS, where=where, missing=_missing(dataset_id))
-
-
-def _missing(dataset_id: str) -> NotFoundError:
-    return NotFoundError(f"no dataset {dataset_id!r}.", param="dataset_id")
+        raise _ROWS.missing(dataset_id)

@@ -5,41 +5,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, select
 
 from purvey.contracts.records import ExplanationRecord
-from purvey.errors import NotFoundError
-from purvey.store.rows import Order, Page, delete_row, from_row, get_row, page_rows, to_row
+from purvey.store.rows import OwnedRows, from_row
 from purvey.store.tables import EXPLANATIONS
 
-
-def insert(conn: Connection, record: ExplanationRecord) -> None:
-    """Add an explanation."""
-    conn.execute(EXPLANATIONS.insert(), to_row(record))
-
-
-def get(conn: Connection, project_id: str, explanation_id: str) -> ExplanationRecord:
-    """Return an explanation of the project.
-
-    Raises:
-        NotFoundError: No such explanation, or another project's.
-    """
-    where = {"project_id": project_id, "id": explanation_id}
-    missing = _missing(explanation_id)
-    return get_row(conn, EXPLANATIONS, ExplanationRecord, where=where, missing=missing)
-
-
-def page(
-    conn: Connection,
-    project_id: str,
-    *,
-    after: str | None,
-    limit: int,
-    order: Order = "desc",
-    model: str | None = None,
-) -> Page[ExplanationRecord]:
-    """List the project's explanations, of one model if given."""
-    where = {"project_id": project_id, "model": model}
-    return page_rows(
-        conn, EXPLANATIONS, ExplanationRecord, where=where, after=after, limit=limit, order=order
-    )
+_ROWS = OwnedRows(table=EXPLANATIONS, record_type=ExplanationRecord, noun="explanation")
+insert, get, page, delete = _ROWS.insert, _ROWS.get, _ROWS.page, _ROWS.delete
 
 
 def unfinished(conn: Connection) -> list[ExplanationRecord]:
@@ -68,18 +38,4 @@ def finish(
         .values(status=status, body=body, picture_file=picture_file)
     )
     if changed.rowcount == 0:
-        raise _missing(explanation_id)
-
-
-def delete(conn: Connection, project_id: str, explanation_id: str) -> None:
-    """Remove the row.
-
-    Raises:
-        NotFoundError: No such explanation, or another project's.
-    """
-    where = {"project_id": project_id, "id": explanation_id}
-    delete_row(conn, EXPLANATIONS, where=where, missing=_missing(explanation_id))
-
-
-def _missing(explanation_id: str) -> NotFoundError:
-    return NotFoundError(f"no explanation {explanation_id!r}.", param="explanation_id")
+        raise _ROWS.missing(explanation_id)

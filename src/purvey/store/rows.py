@@ -22,6 +22,69 @@ class Page(Generic[R]):
     has_more: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnedRows(Generic[R]):
+    """Rows that each belong to one project, by their ids; another project's are as if not there.
+
+    Args:
+        table: With columns `id`, `project_id` and `position`.
+        record_type: What a row becomes.
+        noun: What an error calls one, and its id: `file`, `file_id`.
+    """
+
+    table: Table
+    record_type: type[R]
+    noun: str
+
+    def insert(self, conn: Connection, record: R) -> None:
+        """Add a row."""
+        conn.execute(self.table.insert(), to_row(record))
+
+    def get(self, conn: Connection, project_id: str, row_id: str) -> R:
+        """Return one of the project's.
+
+        Raises:
+            NotFoundError: No such row, or another project's.
+        """
+        where = {"project_id": project_id, "id": row_id}
+        missing = self.missing(row_id)
+        return get_row(conn, self.table, self.record_type, where=where, missing=missing)
+
+    def page(
+        self,
+        conn: Connection,
+        project_id: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order = "desc",
+        **where: str | None,
+    ) -> Page[R]:
+        """List the project's, of those columns' values that are given."""
+        return page_rows(
+            conn,
+            self.table,
+            self.record_type,
+            where={"project_id": project_id, **where},
+            after=after,
+            limit=limit,
+            order=order,
+        )
+
+    def delete(self, conn: Connection, project_id: str, row_id: str) -> None:
+        """Remove one of the project's.
+
+        Raises:
+            NotFoundError: No such row, or another project's.
+        """
+        where = {"project_id": project_id, "id": row_id}
+        delete_row(conn, self.table, where=where, missing=self.missing(row_id))
+
+    def missing(self, row_id: str) -> NotFoundError:
+        """Return the error for what is not there."""
+        return NotFoundError(f"no {self.noun} {row_id!r}.", param=f"{self.noun}_id")
+
+
 def to_row(record: msgspec.Struct) -> dict[str, Any]:
     """Return the record's fields as values of the table's columns."""
     values: dict[str, Any] = msgspec.to_builtins(record, builtin_types=(bytes,))

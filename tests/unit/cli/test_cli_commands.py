@@ -10,7 +10,7 @@ from purvey.cli.main import run
 
 COMMANDS = [  # frozen names
     *("serve", "demo", "run", "chat", "train", "sweep", "jobs", "list", "show"),
-    *("explain", "keys", "usage", "doctor", "backup", "restore"),
+    *("explain", "feedback", "keys", "usage", "doctor", "backup", "restore"),
 ]
 
 

@@ -1,9 +1,11 @@
 """What `purvey train` makes of its arguments."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from purvey.cli.commands.dividing import dataset_options
 from purvey.cli.commands.sources import Plan, check_plan, read_plan
 from purvey.contracts.recipe import parse_recipe
 from purvey.errors import InvalidFileError, InvalidValueError, PurveyError
@@ -29,8 +31,15 @@ class Net: ...
 """
 
 
-def plan(*sources: Path, settings: tuple[str, ...] = (), **flags: object) -> Plan:
-    return read_plan(sources, settings=settings, columns=None, flags=dict(flags))
+def plan(
+    *sources: Path,
+    settings: tuple[str, ...] = (),
+    options: Any = None,
+    **flags: object,
+) -> Plan:
+    return read_plan(
+        sources, settings=settings, columns=None, flags=dict(flags), options=options or {}
+    )
 
 
 @pytest.fixture
@@ -79,7 +88,11 @@ def test_a_module_file_is_named_by_its_declared_class_and_never_run(folder: Path
 
 def test_columns_overrule_inference(folder: Path) -> None:
     found = read_plan(
-        [folder / "mail.csv"], settings=(), columns="body=text, topic=label", flags={}
+        [folder / "mail.csv"],
+        settings=(),
+        columns="body=text, topic=label",
+        flags={},
+        options={},
     )
     assert found.columns == {"body": "text", "topic": "label"}
 
@@ -126,3 +139,50 @@ def test_a_recipe_is_checked_before_anything_is_uploaded(
     with pytest.raises(InvalidValueError) as caught:
         check_plan(plan(folder / "mail.csv", settings=(setting,)))
     assert caught.value.param == param
+
+
+def options(**given: Any) -> dict[str, Any]:
+    names = ("deduplicate", "validation", "test", "stratify", "group", "time", "seed")
+    return dataset_options(**dict.fromkeys(names) | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, {}),
+        ({"deduplicate": "near", "seed": 0}, {"deduplicate": "near", "seed": 0}),
+        ({"deduplicate": "none"}, {"deduplicate": False}),
+        ({"test": 0.0, "stratify": False}, {"splits": {"test": 0.0, "stratify": False}}),
+        ({"group": "speaker"}, {"splits": {"group": "speaker"}}),
+        ({"time": "day"}, {"splits": {"time": "day"}}),
+    ],
+)
+def test_only_what_flags_name_is_asked_of_a_dataset(
+    given: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    assert options(**given) == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"group": "a", "time": "b"}, "splits.time"),
+        ({"time": "b", "stratify": True}, "splits.stratify"),
+        ({"validation": 0.5, "test": 0.5}, "splits"),
+    ],
+)
+def test_splits_that_contradict_are_refused_before_anything_is_uploaded(
+    given: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        options(**given)
+    assert caught.value.param == param
+
+
+def test_a_dataset_that_is_there_is_not_divided_again(folder: Path) -> None:
+    recipe = folder / "made.toml"
+    recipe.write_text('task = "text-classification"\ndataset = "ds_1"\n')
+    assert plan(recipe).recipe["dataset"] == "ds_1"
+    with pytest.raises(InvalidValueError, match="made before") as caught:
+        plan(recipe, options={"splits": {"group": "speaker"}})
+    assert caught.value.param == "splits"

@@ -71,21 +71,23 @@ class Talk:
         return ", ".join(f"{p.label} {p.probability:.3f}" for p in best)
 
     def answer_to(
-        self, given: object, *, image: Path | None, audio: Path | None, prompt: str | None
+        self, given: object, *, images: Sequence[Path], audio: Path | None, prompt: str | None
     ) -> Iterable[str]:
-        """Yield what is heard, what is answered about an image, or what `classes_of` returns."""
-        task = self.client.models.get(self.model).task if image or audio else None
+        """Yield what is heard, what is answered about images, or what `classes_of` returns."""
+        task = self.client.models.get(self.model).task if images or audio else None
         if audio is not None and task == "speech-recognition":
             yield self.client.answers.transcribe(self.model, audio)
-        elif image is not None and task == "image-text-to-text":
-            yield from self._about(image, prompt or "")
+        elif images and task == "image-text-to-text":
+            yield from self._about(images, prompt or "")
+        elif len(images) > 1:
+            raise InvalidValueError(f"{self.model!r} is asked about one image.", param="image")
         else:
             yield self.classes_of(given)
 
-    def _about(self, image: Path, text: str) -> Iterator[str]:
+    def _about(self, images: Sequence[Path], text: str) -> Iterator[str]:
         from purvey.client.answers import image_part
 
-        parts = [image_part(image), {"type": "text", "text": text}]
+        parts = [*map(image_part, images), {"type": "text", "text": text}]
         self.messages.append({"role": "user", "content": parts})
         yield from self.client.answers.chat(self.model, self.messages, **self.sampling)
 
@@ -97,9 +99,13 @@ def run(
     prompt: Annotated[
         str | None, typer.Option(help="Answer this and end [read lines until end of input].")
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(help="Classify this image, or answer --prompt about it, and end."),
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            help="Classify this image, or answer --prompt about it, and end; repeatable for a "
+            "model that sees several.",
+        ),
     ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="Classify this recording, or write it down, and end.")
@@ -132,8 +138,8 @@ def run(
         talk = Talk(client=client, model=name, sampling=sampling)
         if system is not None:
             talk.messages.append({"role": "system", "content": system})
-        if (given := _given(image, audio, inputs or ())) is not None:
-            answer = talk.answer_to(given, image=image, audio=audio, prompt=prompt)
+        if (given := _given(images or (), audio, inputs or ())) is not None:
+            answer = talk.answer_to(given, images=images or (), audio=audio, prompt=prompt)
             _answer(model, answer, as_json=as_json)
             return
         reply = talk.reply()
@@ -154,22 +160,21 @@ def _served(model: str) -> "Iterator[tuple[Purvey, str]]":
             yield client, model
 
 
-def _given(image: Path | None, audio: Path | None, inputs: Sequence[str]) -> object:
-    """Return what flags give as the API's input; None where there is none."""
+def _given(images: Sequence[Path], audio: Path | None, inputs: Sequence[str]) -> object:
+    """Return what flags give as the API's input, of several images the first; None without any."""
     from purvey.cli.commands.naming import named_inputs
     from purvey.client.answers import audio_input, image_input
 
-    if sum((image is not None, audio is not None, bool(inputs))) > 1:
+    if sum((bool(images), audio is not None, bool(inputs))) > 1:
         raise InvalidValueError("give one of --image, --audio and --input.", param="input")
     if inputs:
         return named_inputs(inputs)
-
-    for path, param, read in ((image, "image", image_input), (audio, "audio", audio_input)):
+    for path, param in (*((image, "image") for image in images), (audio, "audio")):
         if path is not None and not path.is_file():
             raise InvalidFileError(f"no file at {str(path)!r}.", param=param)
-        if path is not None:
-            return read(path)
-    return None
+    if images:
+        return image_input(images[0])
+    return None if audio is None else audio_input(audio)
 
 
 def _typed() -> Iterator[str]:

@@ -60,11 +60,12 @@ def list_objects(
 
 def remove(
     name: Annotated[
-        str, typer.Argument(help="A model's name, or the id of a dataset, file or explanation.")
+        str,
+        typer.Argument(help="A model's name, or the id of a dataset, file, explanation, feedback."),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Delete one model, dataset, file or explanation; refused while something needs it."""
+    """Delete one model, dataset, file, explanation or feedback; refused while it is needed."""
     with connect() as client:
         if name.startswith(_DATASET_IDS):
             client.datasets.delete(name)
@@ -72,6 +73,8 @@ def remove(
             client.files.delete(name)
         elif name.startswith("expl_"):
             client.explanations.delete(name)
+        elif name.startswith("fb_"):
+            client.feedback.delete(name)
         else:
             client.models.delete(name)
     if as_json:

@@ -22,15 +22,22 @@ class Plan:
         recipe: JSON values of a recipe, maybe still without task and dataset.
         data: Files to make the dataset of; empty when the recipe names a dataset.
         columns: Kind by column name, overruling inference.
+        options: Other fields of the dataset's request: copies, splits, seed.
     """
 
     recipe: Values = field(default_factory=dict)
     data: list[Path] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    options: Values = field(default_factory=dict)
 
 
 def read_plan(
-    sources: Sequence[Path], *, settings: Sequence[str], columns: str | None, flags: Values
+    sources: Sequence[Path],
+    *,
+    settings: Sequence[str],
+    columns: str | None,
+    flags: Values,
+    options: Values,
 ) -> Plan:
     """Join recipe file, module file, data files and flags.
 
@@ -40,6 +47,7 @@ def read_plan(
         settings: `field=value` pairs over the recipe; values are TOML, or plain words.
         columns: `name=kind,...` over what would be inferred.
         flags: Recipe values (maybe nested) that flags name; None means not given.
+        options: How the files are cleaned and divided.
 
     Raises:
         InvalidFileError: A file is missing, or the module declares no model.
@@ -68,6 +76,13 @@ def read_plan(
             "there is no data to train on.",
             param="data",
             hint='Name data files, or put `data = ["file.csv"]` into the recipe.',
+        )
+    plan.options |= options
+    if not plan.data and (plan.columns or plan.options):
+        raise InvalidValueError(
+            f"the dataset {plan.recipe['dataset']!r} was made before, and is not divided again.",
+            param=next(iter([*plan.options, "columns"])),
+            hint="Name the data files instead of the dataset.",
         )
     return plan
 

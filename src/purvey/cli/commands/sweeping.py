@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from purvey.cli.commands import dividing
 from purvey.cli.connection import connect
 from purvey.cli.moments import span
 from purvey.cli.terminal import AsJson, console, notices, print_fields, print_json, print_table
@@ -53,6 +54,13 @@ def sweep(
     columns: Annotated[
         str | None, typer.Option(help="Kinds of columns, as `body=text,topic=label` [inferred].")
     ] = None,
+    deduplicate: dividing.Deduplicate = None,
+    validation: dividing.Validation = None,
+    test: dividing.Test = None,
+    stratify: dividing.Stratify = None,
+    group: dividing.Group = None,
+    time: dividing.Time = None,
+    split_seed: dividing.SplitSeed = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A recipe field of all trials, as `train.epochs=5`."),
@@ -77,7 +85,18 @@ def sweep(
     }
     places = read_space(space)
     flags = {"task": task, "name": name}
-    plan = read_plan(sources, settings=settings or (), columns=columns, flags=flags)
+    data_options = dividing.dataset_options(
+        deduplicate=deduplicate,
+        validation=validation,
+        test=test,
+        stratify=stratify,
+        group=group,
+        time=time,
+        seed=split_seed,
+    )
+    plan = read_plan(
+        sources, settings=settings or (), columns=columns, flags=flags, options=data_options
+    )
     check_plan(plan)
     out = notices()
     with connect() as client:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from purvey.cli.commands import dividing
 from purvey.cli.connection import connect
 from purvey.cli.terminal import AsJson, console, notices, print_fields, print_json
 from purvey.errors import InvalidValueError
@@ -54,6 +55,13 @@ def train(
     columns: Annotated[
         str | None, typer.Option(help="Kinds of columns, as `body=text,topic=label` [inferred].")
     ] = None,
+    deduplicate: dividing.Deduplicate = None,
+    validation: dividing.Validation = None,
+    test: dividing.Test = None,
+    stratify: dividing.Stratify = None,
+    group: dividing.Group = None,
+    time: dividing.Time = None,
+    split_seed: dividing.SplitSeed = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +84,18 @@ def train(
     from purvey.client.jobs import succeeded
 
     flags = {"task": task, "name": name, "model.base": base, "train.epochs": epochs}
-    plan = read_plan(sources, settings=settings or (), columns=columns, flags=flags)
+    data_options = dividing.dataset_options(
+        deduplicate=deduplicate,
+        validation=validation,
+        test=test,
+        stratify=stratify,
+        group=group,
+        time=time,
+        seed=split_seed,
+    )
+    plan = read_plan(
+        sources, settings=settings or (), columns=columns, flags=flags, options=data_options
+    )
     check_plan(plan)
     out = notices()
     with connect() as client:
@@ -111,12 +130,15 @@ def _dataset(client: "Purvey", plan: "Plan", out: "Console") -> "Dataset":
     for path in plan.data:
         out.print(f"uploading {path.name} ({path.stat().st_size / 2**20:.1f} MiB)", markup=False)
         files.append(client.files.upload(path).id)
-    dataset = client.datasets.create(files, name=plan.data[0].stem, columns=plan.columns)
+    dataset = client.datasets.create(
+        files, name=plan.data[0].stem, columns=plan.columns, options=plan.options
+    )
     dataset = client.datasets.wait(dataset.id)
     columns = ", ".join(f"{column.name} ({column.kind})" for column in dataset.columns)
     rows = ", ".join(f"{count} {split}" for split, count in dataset.splits.items())
-    if removed := dataset.profile.get("duplicates_removed"):
-        rows += f"; {removed} duplicates removed"
+    for kind in ("duplicates", "near_duplicates"):
+        if removed := dataset.profile.get(f"{kind}_removed"):
+            rows += f"; {removed} {kind.replace('_', ' ')} removed"
     out.print(f"dataset {dataset.id}: {columns}; rows: {rows}", markup=False)
     for warning in dataset.profile.get("warnings", ()):
         out.print(f"warning: {warning}", markup=False)

@@ -8,15 +8,17 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
-from purvey.contracts.data import SPLITS, ColumnKind, ColumnName, DatasetConfig, SplitConfig
+from purvey.contracts.data import (
+    SPLITS,
+    ColumnKind,
+    ColumnName,
+    DatasetConfig,
+    resolved_splits,
+)
 from purvey.contracts.ids import new_id
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.records import DatasetRecord, JobRecord
-from purvey.errors import (
-    ConflictError,
-    InUseError,
-    InvalidValueError,
-)
+from purvey.errors import ConflictError, InUseError
 from purvey.server.answers import digest_of
 from purvey.server.job_routes import cancel
 from purvey.server.paging import Listing, PageAsked, listing, listing_example
@@ -297,36 +299,7 @@ def _config(body: DatasetRequest) -> dict[str, Any]:
         format=body.format,
         columns=body.columns or {},
         deduplicate=body.deduplicate,
-        splits=_splits(body.splits or Splits()),
+        splits=resolved_splits(**(body.splits or Splits()).model_dump()),
         seed=body.seed,
     )
     return config.model_dump(mode="json")
-
-
-def _splits(asked: Splits) -> SplitConfig:
-    """Resolve how rows are divided.
-
-    Raises:
-        InvalidValueError: No rows would train, or the fields contradict one another.
-    """
-    if asked.validation + asked.test >= 1:
-        raise InvalidValueError(
-            "validation and test together leave no rows to train on.", param="splits"
-        )
-    if asked.group is not None and asked.time is not None:
-        raise InvalidValueError(
-            "rows are divided by a group or by time, not by both: drop one.", param="splits.time"
-        )
-    if asked.time is not None and asked.stratify:
-        raise InvalidValueError(
-            "a split by time takes the latest rows, whatever their label: drop splits.stratify.",
-            param="splits.stratify",
-        )
-    is_stratified = asked.time is None if asked.stratify is None else asked.stratify
-    return SplitConfig(
-        validation=asked.validation,
-        test=asked.test,
-        stratify=is_stratified,
-        group=asked.group,
-        time=asked.time,
-    )

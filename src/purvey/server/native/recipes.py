@@ -1,4 +1,4 @@
-"""`/v1/recipes/validate`: a recipe checked and resolved, and what its run would take."""
+"""`/v1/recipes/validate`, `/v1/fine_tuning/validate`: what is asked, resolved, and would take."""
 
 from typing import Any, Literal
 
@@ -9,6 +9,8 @@ from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.estimating.needs import Estimated, sum_in_words
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.server.native.training_jobs import check_module, check_run, draft_of
+from purvey.server.openai import fine_tuning
+from purvey.server.openai.fine_tuning_request import FineTuningRequest
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, FreeForm
@@ -117,6 +119,27 @@ async def validate(call: Caller, body: RecipeRequest) -> ResolvedRecipe:
         "recipe": recipe.model_dump(mode="json"),
         "digest": recipe.digest(),
         "estimates": estimates,
+    }
+
+
+@routes.add(
+    "POST",
+    "/v1/fine_tuning/validate",
+    scope="training:read",
+    returns=ResolvedRecipe,
+    example=EXAMPLE,
+)
+async def validate_fine_tuning(call: Caller, body: FineTuningRequest) -> ResolvedRecipe:
+    """Check what `/v1/fine_tuning/jobs` is given, and say what its run would take.
+
+    The same body, checked alike, its files among it; nothing is started or stored.
+    """
+    draft = await fine_tuning.draft_of(call, body)
+    return {
+        "object": "recipe",
+        "recipe": draft["recipe"],
+        "digest": draft["recipe_digest"],
+        "estimates": shown(await call.services.estimator.estimate(draft)),
     }
 
 

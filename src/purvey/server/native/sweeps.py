@@ -3,7 +3,6 @@
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Response
 from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
@@ -29,17 +28,8 @@ from purvey.contracts.sweep.messages import TrialState
 from purvey.contracts.sweep.space import Space
 from purvey.errors import InvalidValueError
 from purvey.jobs.sweeps.standing import TrialView, best_of, config_of, error_of, trials_of
-from purvey.server.documentation import also_streamed
-from purvey.server.job_routes import (
-    EventsQuery,
-    events_example,
-    find,
-    send_events,
-    steer,
-    streamed_example,
-)
+from purvey.server.job_routes import JobResource, find, steer
 from purvey.server.native.training_jobs import check_module, check_named, check_run
-from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, FreeForm, Metadata
@@ -219,19 +209,18 @@ async def create(call: Caller, body: SweepRequest) -> TrainingSweep:
     return shown(job, [])
 
 
-@routes.add(
-    "GET",
-    "/v1/training/sweeps",
-    scope="training:read",
-    returns=Listing,
-    example=listing_example(EXAMPLE | {"trials": None}),
+_resource = JobResource(
+    routes=routes,
+    root="/v1/training/sweeps",
+    api="sweep",
+    shown=lambda sweep: shown(sweep, None),
+    returns=TrainingSweep,
+    example=EXAMPLE | {"trials": None},
 )
-async def index(call: Caller, query: PageAsked) -> Listing:
-    """List searches, newest first, without their trials."""
-    page = await call.services.jobs.page(
-        call.project_id, api="sweep", after=query.after, limit=query.limit, order=query.order
-    )
-    return listing([shown(job, None) for job in page.items], has_more=page.has_more)
+_resource.add_listing("List searches, newest first, without their trials.")
+_resource.add_events(
+    "List what a search has told, the end of each trial among it, or stream it as events."
+)
 
 
 @routes.add(
@@ -244,19 +233,6 @@ async def index(call: Caller, query: PageAsked) -> Listing:
 async def retrieve(call: Caller, job_id: str) -> TrainingSweep:
     """Show a search with its trials, and the best of them so far."""
     return await _retrieved(call, (await find(call, job_id, "sweep")).id)
-
-
-@routes.add(
-    "GET",
-    "/v1/training/sweeps/{job_id}/events",
-    scope="training:read",
-    returns=Listing,
-    example=events_example("sweep"),
-    extra=also_streamed(streamed_example("sweep")),
-)
-async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-    """List what a search has told, the end of each trial among it, or stream it as events."""
-    return await send_events(call, await find(call, job_id, "sweep"), query)
 
 
 @routes.add(

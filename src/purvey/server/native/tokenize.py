@@ -11,7 +11,8 @@ from purvey.errors import InvalidValueError
 from purvey.server.generation import check_generates
 from purvey.server.metering import metered
 from purvey.server.openai.conversation import Message, turns
-from purvey.server.policy import Caller
+from purvey.server.openai.pictures import pictures
+from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body
 
@@ -33,7 +34,7 @@ class TokenizeRequest(Body):
 
 
 class Tokens(TypedDict):
-    """Ids and texts, aligned."""
+    """Ids and texts, aligned, and how many positions they take with what stands before them."""
 
     model: str
     tokens: list[int]
@@ -56,30 +57,32 @@ async def tokenize(call: Caller, body: TokenizeRequest) -> dict[str, Any]:
     """Show the tokens of a text or a conversation.
 
     A conversation is rendered by the model's chat template. Special tokens written inside a
-    text stay text.
+    text stay text. `count` is of what a prompt takes: the places of images, which have no token,
+    among it.
     """
-    prompt = _prompt(body)
+    prompt = await _prompt(call, body)
     async with (
         call.services.engines.use(call.project_id, body.model) as (record, engine),
         metered(call, kind="tokenize", model=record.name) as tally,
     ):
         check_generates(engine, record, needs_template=isinstance(prompt, ChatPrompt))
         found = await engine.tokenize(Tokenize(request_id=call.request_id, prompt=prompt))
-        tally.input_tokens = len(found.tokens)
+        tally.input_tokens = len(found.tokens) + found.num_pictured
         return {
             "model": record.name,
             "tokens": list(found.tokens),
             "texts": list(found.texts),
-            "count": len(found.tokens),
+            "count": tally.input_tokens,
             "max_model_len": engine.model.context_tokens,
         }
 
 
-def _prompt(body: TokenizeRequest) -> Prompt:
+async def _prompt(call: Call, body: TokenizeRequest) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidValueError("give either 'prompt' or 'messages'.", param="prompt")
     if body.messages is not None:
-        return ChatPrompt(messages=turns(body.messages))
+        images = await pictures(call, body.messages, model=body.model)
+        return ChatPrompt(messages=turns(body.messages, has_images=bool(images)), images=images)
     return TextPrompt(text=body.prompt or "")
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Set
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from fastapi import Query, Response
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
@@ -18,23 +17,11 @@ from purvey.contracts.jobs import JobStatus
 from purvey.contracts.model import TrainedTask
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.contracts.recipe_parts.embedding import pair_columns
+from purvey.contracts.recipe_parts.pictured import FAMILY, check_pictured, picture_columns
 from purvey.contracts.records import DatasetRecord, JobRecord
 from purvey.errors import ConflictError, InvalidValueError, PermissionDeniedError
 from purvey.jobs.draft import JobDraft
-from purvey.server.documentation import also_streamed
-from purvey.server.job_routes import (
-    Action,
-    EventsQuery,
-    checkpoint_shown,
-    checkpoints_example,
-    events_example,
-    find,
-    require_gradients,
-    send_events,
-    steer,
-    streamed_example,
-)
-from purvey.server.paging import Listing, PageAsked, listing, listing_example
+from purvey.server.job_routes import JobResource, require_gradients
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import Body, FreeForm, Metadata, at_param
@@ -163,86 +150,6 @@ def draft_of(call: Call, recipe: TrainConfig) -> JobDraft:
     }
 
 
-@routes.add(
-    "GET",
-    "/v1/training/jobs",
-    scope="training:read",
-    returns=Listing,
-    example=listing_example(EXAMPLE),
-)
-async def index(call: Caller, query: PageAsked) -> Listing:
-    """List runs, newest first."""
-    page = await call.services.jobs.page(
-        call.project_id, api="training", after=query.after, limit=query.limit, order=query.order
-    )
-    return listing([shown(job) for job in page.items], has_more=page.has_more)
-
-
-@routes.add(
-    "GET", "/v1/training/jobs/{job_id}", scope="training:read", returns=TrainingJob, example=EXAMPLE
-)
-async def retrieve(call: Caller, job_id: str) -> TrainingJob:
-    """Show a run."""
-    return shown(await find(call, job_id, "training"))
-
-
-@routes.add(
-    "GET",
-    "/v1/training/jobs/{job_id}/events",
-    scope="training:read",
-    returns=Listing,
-    example=events_example("training"),
-    extra=also_streamed(streamed_example("training")),
-)
-async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-    """List what a run has told, or stream it as server-sent events."""
-    return await send_events(call, await find(call, job_id, "training"), query)
-
-
-@routes.add(
-    "GET",
-    "/v1/training/jobs/{job_id}/metrics",
-    scope="training:read",
-    returns=Listing,
-    example=events_example("training"),
-    extra=also_streamed(streamed_example("training")),
-)
-async def metrics(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-    """List a run's numbers, events of type `metrics`, or stream them as server-sent events."""
-    return await send_events(call, await find(call, job_id, "training"), query, only="metrics")
-
-
-@routes.add(
-    "GET",
-    "/v1/training/jobs/{job_id}/checkpoints",
-    scope="training:read",
-    returns=Listing,
-    example=checkpoints_example(EXAMPLE["id"], "training"),
-)
-async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
-    """List the checkpoints that a run would resume from."""
-    job = await find(call, job_id, "training")
-    page = await call.services.jobs.checkpoints(
-        call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
-    )
-    data = [checkpoint_shown(record, "training") for record in page.items]
-    return listing(data, has_more=page.has_more)
-
-
-def _acting(action: Action, promise: str) -> None:
-    async def act(call: Caller, job_id: str) -> TrainingJob:
-        return shown(await steer(call, job_id, action, "training"))
-
-    act.__name__, act.__doc__ = action, promise
-    path = f"/v1/training/jobs/{{job_id}}/{action}"
-    routes.add("POST", path, scope="training:write", returns=TrainingJob, example=EXAMPLE)(act)
-
-
-_acting("cancel", "End a run; a running one stops at its next step.")
-_acting("pause", "Set a run aside; a running one writes a checkpoint first.")
-_acting("resume", "Put a paused run back into the queue; it goes on where it stopped.")
-
-
 def shown(job: JobRecord) -> TrainingJob:
     """Show a run's record."""
     return {
@@ -271,6 +178,26 @@ def _report(job: JobRecord) -> dict[str, Any] | None:
     return found.get("report")
 
 
+_resource = JobResource(
+    routes=routes,
+    root="/v1/training/jobs",
+    api="training",
+    shown=shown,
+    returns=TrainingJob,
+    example=EXAMPLE,
+)
+_resource.add_listing("List runs, newest first.")
+_resource.add_showing("Show a run.")
+_resource.add_events("List what a run has told, or stream it as server-sent events.")
+_resource.add_metrics(
+    "List a run's numbers, events of type `metrics`, or stream them as server-sent events."
+)
+_resource.add_checkpoints("List the checkpoints that a run would resume from.")
+_resource.add_action("cancel", "End a run; a running one stops at its next step.")
+_resource.add_action("pause", "Set a run aside; a running one writes a checkpoint first.")
+_resource.add_action("resume", "Put a paused run back into the queue; it goes on where it stopped.")
+
+
 async def check_run(call: Call, recipe: TrainConfig) -> DatasetManifest:
     """Check that there is what a recipe names, and that it fits; return what its dataset holds.
 
@@ -282,23 +209,27 @@ async def check_run(call: Call, recipe: TrainConfig) -> DatasetManifest:
     """
     if recipe.dataset is None:
         raise InvalidValueError("name a prepared dataset.", param="recipe.dataset")
+    is_pictured = recipe.model.architecture == FAMILY
     if recipe.model.base is not None:
         with at_param("recipe.model.base"):
             base = await call.services.models.get(call.project_id, recipe.model.base)
         require_gradients(base, param="recipe.model.base")
-        if recipe.task == "embedding" and base.family != "encoder":
+        if recipe.task == "embedding" and base.family not in ("encoder", FAMILY):
             raise InvalidValueError(
                 f"the model {base.name!r} is no encoder, which embedding trains.",
                 param="recipe.model.base",
-                hint=f"An encoder has a model_type of {', '.join(ENCODERS)}.",
+                hint=f"An encoder has a model_type of {', '.join((*ENCODERS, FAMILY))}.",
             )
+        is_pictured = base.family == FAMILY
     elif recipe.model.architecture is None:
         raise InvalidValueError(
             "name what is trained.",
             param="recipe.model",
             hint="Give model.architecture (your module: 'file.py:Class') or model.base.",
         )
-    return await _check_dataset(call, recipe)
+    if recipe.task == "embedding" and is_pictured:
+        check_pictured(recipe.embedding, model=recipe.model)
+    return await _check_dataset(call, recipe, is_pictured=is_pictured)
 
 
 def check_module(call: Call, recipe: TrainConfig) -> None:
@@ -338,7 +269,7 @@ def _dataset(conn: Connection, call: Call, recipe: TrainConfig) -> DatasetRecord
         return datasets.get(conn, call.project_id, recipe.dataset or "")
 
 
-async def _check_dataset(call: Call, recipe: TrainConfig) -> DatasetManifest:
+async def _check_dataset(call: Call, recipe: TrainConfig, *, is_pictured: bool) -> DatasetManifest:
     record = await call.services.database.read(lambda conn: _dataset(conn, call, recipe))
     if record.status != "ready":
         raise ConflictError(
@@ -358,7 +289,8 @@ async def _check_dataset(call: Call, recipe: TrainConfig) -> DatasetManifest:
     if recipe.task == "image-text-to-text":
         _check_said(kinds)
     if recipe.task == "embedding":
-        pair_columns(recipe.embedding, manifest)
+        find_columns = picture_columns if is_pictured else pair_columns
+        find_columns(recipe.embedding, manifest)
     target = LEARNED.get(recipe.task)
     if target is not None and target not in kinds:
         raise InvalidValueError(

@@ -11,7 +11,6 @@ routes = Routes(tag="Not implemented")
 _LATER = "is planned and not implemented in this version"
 _HOSTED = "belongs to OpenAI's hosted products and is not implemented"
 ABSENT: dict[str, str] = {
-    "audio/translations": f"translating speech {_LATER}; /v1/audio/transcriptions writes it down",
     "audio": f"speaking {_LATER}; POST /v1/audio/transcriptions writes recordings down",
     "batches": f"batch processing {_LATER}",
     "evals": f"evaluation as a resource {_LATER}; training reports hold the final test",

@@ -112,8 +112,8 @@ async def create(call: Caller, body: ChatRequest) -> Response:
 
     With `stream: true` the answer is a stream of server-sent events, each a
     `chat.completion.chunk`, closed by `[DONE]`; an error meanwhile is one event with `error`,
-    and then the stream ends without `[DONE]`. A model of the task `image-text-to-text` takes one
-    image part, whose place in the prompt is counted in tokens as text is.
+    and then the stream ends without `[DONE]`. A model of the task `image-text-to-text` takes as
+    many image parts as rows of its training had, whose places in the prompt count as tokens do.
     """
     body = await with_profile(call, body, model=body.model)
     wanted = asked(body, await pictures(call, body.messages, model=body.model))

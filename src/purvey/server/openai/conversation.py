@@ -40,7 +40,7 @@ class ContentPart(Body):
     text: str | None = None
     refusal: object = Field(None, description="Not supported.")
     image_url: ImagePart | None = Field(
-        None, description="For models of the task image-text-to-text, one in a conversation."
+        None, description="For models of the task image-text-to-text, which have learned so many."
     )
     input_audio: object = Field(None, description="Not supported yet.")
     file: object = Field(None, description="Not supported yet.")

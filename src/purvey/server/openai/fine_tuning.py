@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from fastapi import Query, Response
 from sqlalchemy import Connection
 from typing_extensions import TypedDict
 
@@ -13,26 +12,14 @@ from purvey.contracts.jobs import JobStatus
 from purvey.contracts.records import JobRecord, ModelRecord
 from purvey.contracts.rows import check_chat_rows, check_preference_rows
 from purvey.errors import InvalidValueError, MethodUnsupportedError
-from purvey.server.documentation import also_streamed
-from purvey.server.job_routes import (
-    Action,
-    EventsQuery,
-    checkpoint_shown,
-    checkpoints_example,
-    events_example,
-    find,
-    require_gradients,
-    send_events,
-    steer,
-    streamed_example,
-)
+from purvey.jobs.draft import JobDraft
+from purvey.server.job_routes import JobResource, require_gradients
 from purvey.server.openai import files
 from purvey.server.openai.fine_tuning_request import (
     FineTuningRequest,
     hyperparameters_of,
     recipe_of,
 )
-from purvey.server.paging import Listing, PageAsked, listing, listing_example
 from purvey.server.policy import Call, Caller
 from purvey.server.routing import Routes
 from purvey.server.validation import at_param
@@ -126,6 +113,24 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
 
     Rows, recipe and model are checked before the answer: a bad row is named by its line.
     """
+    draft = await draft_of(call, body)
+
+    def beside(conn: Connection, job: JobRecord) -> None:
+        _check_named(conn, call, body)
+        call.once.keep(conn, shown(job), subject=job.id)
+
+    return shown(await call.services.jobs.create(beside=beside, **draft))
+
+
+async def draft_of(call: Call, body: FineTuningRequest) -> JobDraft:
+    """Check all that a request names, rows of files too, and return what describes its job.
+
+    Raises:
+        InvalidValueError: Names the field.
+        InvalidFileError: Names the lines.
+        NotFoundError: No such model or file, or another project's.
+        MethodUnsupportedError: The model is not one that is fine-tuned.
+    """
     recipe = recipe_of(body)
     base = await call.services.models.get(call.project_id, body.model)
     _check_base(base)
@@ -133,99 +138,21 @@ async def create(call: Caller, body: FineTuningRequest) -> FineTuningJob:
     await _check_file(call, body.training_file, "training_file", check_rows)
     if body.validation_file is not None:
         await _check_file(call, body.validation_file, "validation_file", check_rows)
-
-    def beside(conn: Connection, job: JobRecord) -> None:
-        _check_named(conn, call, body)
-        call.once.keep(conn, shown(job), subject=job.id)
-
-    job = await call.services.jobs.create(
-        project_id=call.project_id,
-        key_id=call.principal.key_id,
-        api="fine_tuning",
-        kind="training",
-        recipe=recipe.model_dump(mode="json"),
-        recipe_digest=recipe.digest(),
-        seed=recipe.seed,
-        suffix=body.suffix,
-        base_model=base.name,
-        training_file=body.training_file,
-        validation_file=body.validation_file,
-        metadata=body.metadata,
-        request={"hyperparameters": hyperparameters_of(body).model_dump()},
-        beside=beside,
-    )
-    return shown(job)
-
-
-@routes.add(
-    "GET",
-    "/v1/fine_tuning/jobs",
-    scope="training:read",
-    returns=Listing,
-    example=listing_example(EXAMPLE),
-)
-async def index(call: Caller, query: PageAsked) -> Listing:
-    """List fine-tuning jobs, newest first."""
-    page = await call.services.jobs.page(
-        call.project_id, api="fine_tuning", after=query.after, limit=query.limit, order=query.order
-    )
-    return listing([shown(job) for job in page.items], has_more=page.has_more)
-
-
-@routes.add(
-    "GET",
-    "/v1/fine_tuning/jobs/{job_id}",
-    scope="training:read",
-    returns=FineTuningJob,
-    example=EXAMPLE,
-)
-async def retrieve(call: Caller, job_id: str) -> FineTuningJob:
-    """Show a fine-tuning job."""
-    return shown(await find(call, job_id, "fine_tuning"))
-
-
-@routes.add(
-    "GET",
-    "/v1/fine_tuning/jobs/{job_id}/events",
-    scope="training:read",
-    returns=Listing,
-    example=events_example("fine_tuning"),
-    extra=also_streamed(streamed_example("fine_tuning")),
-)
-async def events(call: Caller, job_id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-    """List what a job has told, newest first, or stream it as server-sent events."""
-    return await send_events(call, await find(call, job_id, "fine_tuning"), query)
-
-
-@routes.add(
-    "GET",
-    "/v1/fine_tuning/jobs/{job_id}/checkpoints",
-    scope="training:read",
-    returns=Listing,
-    example=checkpoints_example(EXAMPLE["id"], "fine_tuning"),
-)
-async def checkpoints(call: Caller, job_id: str, query: PageAsked) -> Listing:
-    """List a job's checkpoints, newest first."""
-    job = await find(call, job_id, "fine_tuning")
-    page = await call.services.jobs.checkpoints(
-        call.project_id, job.id, after=query.after, limit=query.limit, order=query.order
-    )
-    data = [checkpoint_shown(record, "fine_tuning") for record in page.items]
-    return listing(data, has_more=page.has_more)
-
-
-def _acting(action: Action, promise: str) -> None:
-    async def act(call: Caller, job_id: str) -> FineTuningJob:
-        return shown(await steer(call, job_id, action, "fine_tuning"))
-
-    act.__name__, act.__doc__ = action, promise
-    path = f"/v1/fine_tuning/jobs/{{job_id}}/{action}"
-    routes.add("POST", path, scope="training:write", returns=FineTuningJob, example=EXAMPLE)(act)
-
-
-_acting("cancel", "End a job; a running one stops at its next step.")
-_acting("pause", "Set a job aside; a running one writes a checkpoint first.")
-_acting("resume", "Put a paused job back into the queue; it goes on where it stopped.")
+    return {
+        "project_id": call.project_id,
+        "key_id": call.principal.key_id,
+        "api": "fine_tuning",
+        "kind": "training",
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest(),
+        "seed": recipe.seed,
+        "suffix": body.suffix,
+        "base_model": base.name,
+        "training_file": body.training_file,
+        "validation_file": body.validation_file,
+        "metadata": body.metadata,
+        "request": {"hyperparameters": hyperparameters_of(body).model_dump()},
+    }
 
 
 def shown(job: JobRecord) -> FineTuningJob:
@@ -258,6 +185,23 @@ def shown(job: JobRecord) -> FineTuningJob:
         "compute_s": job.compute_s,
         "attempt": job.attempt,
     }
+
+
+_resource = JobResource(
+    routes=routes,
+    root="/v1/fine_tuning/jobs",
+    api="fine_tuning",
+    shown=shown,
+    returns=FineTuningJob,
+    example=EXAMPLE,
+)
+_resource.add_listing("List fine-tuning jobs, newest first.")
+_resource.add_showing("Show a fine-tuning job.")
+_resource.add_events("List what a job has told, newest first, or stream it as server-sent events.")
+_resource.add_checkpoints("List a job's checkpoints, newest first.")
+_resource.add_action("cancel", "End a job; a running one stops at its next step.")
+_resource.add_action("pause", "Set a job aside; a running one writes a checkpoint first.")
+_resource.add_action("resume", "Put a paused job back into the queue; it goes on where it stopped.")
 
 
 def _resolved(job: JobRecord) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from purvey.contracts.engine import ChatPrompt, EngineClient, Prompt, Score, Tex
 from purvey.server.metering import Tally
 
 MESSAGE_CHARS = 8 * 2**20
-"""Characters of one message to an engine: every output goes there with the whole prompt."""
+"""Characters, and bytes of images, of one message to an engine, as far as one prompt allows.
+
+Every output goes there with the whole prompt."""
 
 
 async def likelihoods(
@@ -41,20 +43,22 @@ async def likelihoods(
         scored = await engine.score(request)
         tally.input_tokens += scored.prompt_tokens
         totals += [sum(tokens) for tokens in scored.logprobs]
-    return _softmax(totals)
+    return softmax(totals)
 
 
 def _num_chars(prompt: Prompt) -> int:
     match prompt:
-        case ChatPrompt(messages=messages):
-            return sum(len(message.content) for message in messages)
+        case ChatPrompt(messages=messages, images=images):
+            given = sum(len(image.data) for image in images)
+            return given + sum(len(message.content) for message in messages)
         case TextPrompt(text=text):
             return len(text)
         case TokenPrompt(tokens=tokens):
             return len(tokens)
 
 
-def _softmax(values: Sequence[float]) -> list[float]:
+def softmax(values: Sequence[float]) -> list[float]:
+    """Return probabilities that sum to 1 from logits, or from log-probabilities."""
     highest = max(values)
     weights = [math.exp(value - highest) for value in values]
     total = sum(weights)

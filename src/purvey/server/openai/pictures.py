@@ -1,10 +1,12 @@
-"""The image of a conversation, for a model that sees: read here, and opened elsewhere."""
+"""The images of a conversation, for a model that sees: read here, and opened elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from purvey.contracts.engine import ImageInput
-from purvey.errors import InvalidValueError, UnsupportedValueError
+from purvey.contracts.limits import LIMITS
+from purvey.contracts.records import ModelRecord
+from purvey.errors import InvalidValueError, RequestTooLargeError, UnsupportedValueError
 from purvey.server.media import picture
 from purvey.server.openai.conversation import ImagePart, Message
 from purvey.server.policy import Call
@@ -27,7 +29,7 @@ async def pictures(call: Call, messages: list[Message], *, model: str) -> tuple[
     Raises:
         ModelNotFoundError: No such model, or another project's.
         UnsupportedValueError: The model reads text alone, or a part stands where none may.
-        InvalidValueError: There is more than one, or a part is not whole.
+        InvalidValueError: There are more than the model has learned to see, or a part is not whole.
         PurveyError: As `media.picture`.
     """
     parts = list(_parts(messages))
@@ -40,15 +42,46 @@ async def pictures(call: Call, messages: list[Message], *, model: str) -> tuple[
             param=f"{parts[0].at}.type",
             hint="Ask a model that was trained for image-text-to-text.",
         )
-    urls = [_url(part) for part in parts]
-    if len(urls) > 1:
+    return await seen(
+        call, served.record, [(f"{part.at}.image_url.url", _url(part)) for part in parts]
+    )
+
+
+async def seen(
+    call: Call, record: ModelRecord, given: Sequence[tuple[str, str]]
+) -> tuple[ImageInput, ...]:
+    """Return the encoded images of one conversation.
+
+    Args:
+        call: Who asks.
+        record: The model that is to see them.
+        given: The field that gives each, and how, as `media.picture` takes it.
+
+    Raises:
+        InvalidValueError: There are more than the model has learned to see; names the first.
+        RequestTooLargeError: Together they have more bytes than a conversation's may.
+        PurveyError: As `media.picture`.
+    """
+    most = max(1, len(record.manifest.get("inputs", {})))
+    if len(given) > most:
+        learned = "one image" if most == 1 else f"{most} images"
         raise InvalidValueError(
-            "the model sees one image in a conversation, and this is the second.",
-            param=f"{parts[1].at}.image_url",
-            hint="Begin another conversation for it.",
+            f"the model has learned to see {learned} in a conversation, and this is one more.",
+            param=given[most][0],
+            hint="Begin another conversation for it, or train on rows of as many images.",
         )
-    param = f"{parts[0].at}.image_url.url"
-    return (ImageInput(data=await picture(call, urls[0], param=param)),)
+    images: list[ImageInput] = []
+    num_bytes = 0
+    for at, url in given:
+        images.append(ImageInput(data=await picture(call, url, param=at)))
+        num_bytes += len(images[-1].data)
+        if num_bytes > LIMITS.conversation_image_bytes:
+            raise RequestTooLargeError(
+                "the images of a conversation may have "
+                f"{LIMITS.conversation_image_bytes} bytes together.",
+                param=at,
+            )
+    return tuple(images)
 
 
 def _parts(messages: list[Message]) -> Iterator[_Part]:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from purvey.contracts.estimating.needs import in_units, sum_in_words
 from purvey.contracts.recipe import TrainConfig
 from purvey.errors import InvalidValueError
-from purvey.ipc.confinement import free_memory
 from purvey.train.checkpoint import NUM_KEPT
 from purvey.train.optim import state_bytes
 from purvey.train.saving.staging import SHARE_OF_FREE_MEMORY
@@ -77,12 +76,13 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def refuse_too_large(sizes: Sizes, *, num_parts: int) -> None:
+def refuse_too_large(sizes: Sizes, *, num_parts: int, free: int) -> None:
     """Refuse a run whose gradients and optimizer the free memory has no room for.
 
     Args:
         sizes: Of the network, whose weights are in memory already.
         num_parts: Among how many ranks its parameters are divided.
+        free: Bytes of memory that are free where it learns.
 
     Raises:
         InvalidValueError: With the arithmetic.
@@ -91,7 +91,6 @@ def refuse_too_large(sizes: Sizes, *, num_parts: int) -> None:
         "gradients": sizes.trained_weights // num_parts,
         "optimizer": sizes.optimizer // num_parts,
     }
-    free = free_memory()
     if sum(needed.values()) > free:
         raise InvalidValueError(
             f"beside the weights, training {sizes.trained:,} parameters needs "

@@ -1,6 +1,6 @@
 """How fast this machine is: at products of matrices, and at a few steps of the run itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,8 @@ from purvey.contracts.clock import Clock
 from purvey.contracts.recipe import TrainConfig
 from purvey.train.learner import Learner
 from purvey.train.optim import build_optimizer
-from purvey.train.step import BatchLoss, update
+from purvey.train.parallel.team import Alone, batches
+from purvey.train.step import update
 
 _SIDE = 768
 _PRODUCTS = 4
@@ -56,6 +57,7 @@ def try_steps(
     Raises:
         DivergedError: The loss or gradient is not finite.
     """
+    team = Alone(learner)
     learner.module.train()
     optimizer = build_optimizer(learner.module, config.optimizer)
     optimizer.set_rate(0.0)  # takes as long, and diverges no sooner
@@ -64,7 +66,7 @@ def try_steps(
     while len(spans_s) < 2 or clock.monotonic() - began < patience_s:
         since = clock.monotonic()
         update(
-            _batches(learner, config, rows),
+            batches(team, rows, config.train),
             parameters,
             optimizer,
             clip_norm=config.train.clip_norm,
@@ -80,12 +82,3 @@ def try_steps(
         slowest_s=max(spans_s[1:]),
         evaluation_s=clock.monotonic() - since,
     )
-
-
-def _batches(learner: Learner, config: TrainConfig, rows: Sequence[int]) -> Iterator[BatchLoss]:
-    size = config.train.micro_batch_size or len(rows)
-    is_bf16 = config.train.precision == "bf16"
-    for start in range(0, len(rows), size):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-            batch = learner.loss(rows[start : start + size])
-        yield batch

@@ -10,7 +10,6 @@ from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.estimating.needs import DiskNeed, Estimated, MemoryNeed, TimeNeed
 from purvey.contracts.jobs import JobSpec
 from purvey.contracts.recipe import TrainConfig, parse_recipe
-from purvey.data.sample import raw_bytes
 from purvey.errors import DivergedError, InternalError
 from purvey.ipc.confinement import free_memory, used_memory
 from purvey.train.estimating.trying import flops_per_s
@@ -56,12 +55,8 @@ class _Estimate:
         self._spec, self._config, self._size, self._clock = spec, config, size, clock
         self._hearing = Hearing()
         self._free_bytes = free_memory() + used_memory()  # which this process gives back
-        self._raw_bytes = 0.0  # of the whole dataset in memory
-        self._num_rows = sum(self._rows.values())
-
-    @property
-    def _rows(self) -> dict[str, int]:
-        return self._spec.dataset.manifest.rows if self._spec.dataset else {}
+        self._raw_bytes = 0.0  # of the whole data in memory
+        self._rows: dict[str, int] = {}
 
     def made(self) -> Estimated:
         """Rehearse once without numbers, and, where that is quick and fits, once with them."""
@@ -99,9 +94,7 @@ class _Estimate:
         try:
             learn(rehearsal)
         except Outlined as outlined:
-            for split, rows in rehearsal.splits.items():
-                share = self._rows[split] / max(1, rows.num_rows)
-                self._raw_bytes += raw_bytes(rows) * share
+            self._raw_bytes, self._rows = rehearsal.raw_bytes, dict(rehearsal.whole)
             return outlined.found
         raise InternalError(_WENT_ON)
 
@@ -115,7 +108,7 @@ class _Estimate:
         if followed is not None:
             beside = max(0, followed.peak_bytes - sizes.trained_weights) + followed.inputs_bytes
             activations = ceil(beside * outline.scale)
-            prepared = followed.inputs_bytes / followed.num_rows * self._num_rows
+            prepared = followed.inputs_bytes / followed.num_rows * sum(self._rows.values())
         data = self._raw_bytes + min(prepared, 3 * CACHE_BYTES)
         return MemoryNeed(
             process_bytes=used_memory() * self._size,

@@ -1,6 +1,6 @@
 """A run up to its first step: on a few rows, its network without numbers or with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -11,7 +11,7 @@ import torch
 
 from purvey.contracts.jobs import CheckpointSaved, StopReason
 from purvey.data.loader import Rows
-from purvey.data.sample import load_sample
+from purvey.data.sample import load_sample, raw_bytes
 from purvey.errors import InvalidValueError, PurveyError
 from purvey.models.scaling.mup import AS_IN_BASE, Reaches
 from purvey.models.skeleton import without_numbers
@@ -19,7 +19,7 @@ from purvey.train.estimating.following import Followed, follow
 from purvey.train.estimating.sizes import Sizes, sizes_of
 from purvey.train.estimating.trying import Tried, try_steps
 from purvey.train.learner import Learner
-from purvey.worker.training.run import Built, TrainingRun, num_threads
+from purvey.worker.training.run import Built, Taken, TrainingRun, num_threads
 
 _AT_ONCE = 256
 """Rows of a step that are followed or tried at once; more take in proportion."""
@@ -111,9 +111,33 @@ class Rehearsal(TrainingRun):
 
     Args:
         is_outline: Whether the network has no numbers; else steps are tried.
+        of_files: Rows by split of a run that learns from files, once they were read.
     """
 
     is_outline: bool
+    of_files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Mapping[str, int]:
+        """Rows of the run, by split."""
+        return self.of_files if self.spec.dataset is None else self.dataset.manifest.rows
+
+    @property
+    def sampled(self) -> Mapping[str, int]:
+        """Rows that are looked at, by split."""
+        if self.spec.dataset is None:
+            return {split: min(rows, _most(split)) for split, rows in self.of_files.items()}
+        return {split: rows.num_rows for split, rows in self.splits.items()}
+
+    @property
+    def raw_bytes(self) -> float:
+        """About what all rows take in memory."""
+        if self.spec.dataset is None:
+            return float(sum(file.num_bytes for file in self.spec.files))
+        return sum(
+            raw_bytes(rows) * self.whole[split] / max(1, rows.num_rows)
+            for split, rows in self.splits.items()
+        )
 
     @cached_property
     def splits(self) -> dict[str, Rows]:
@@ -123,12 +147,12 @@ class Rehearsal(TrainingRun):
             InvalidValueError: There is nothing to train on.
         """
         kinds = {column.kind for column in self.dataset.manifest.columns}
-        most = _TEXT_ROWS if kinds <= _TEXT_KINDS else _MEDIA_ROWS
+        is_quick = kinds <= _TEXT_KINDS
         rows = {
             split: load_sample(
                 Path(self.dataset.folder),
                 split,
-                most_rows=most if split == "train" else _TESTED_ROWS,
+                most_rows=_TEXT_ROWS if is_quick and split == "train" else _most(split),
                 most_bytes=_BYTES,
             )
             for split in self.dataset.manifest.rows
@@ -147,6 +171,11 @@ class Rehearsal(TrainingRun):
             raise
         except _NO_NUMBERS:
             return build()
+
+    def taken(self, split: str, rows: Sequence[Taken]) -> Sequence[Taken]:
+        """Return the first rows of a file, and remember how many there are."""
+        self.of_files[split] = len(rows)
+        return rows[: _most(split)]
 
     def train(
         self,
@@ -171,7 +200,7 @@ class Rehearsal(TrainingRun):
 
     def _outline(self, learner: Learner, batch: int) -> Outline:
         learner.module.to("meta")
-        has_validation = self.dataset.manifest.rows.get("validation", 0) > 0
+        has_validation = self.whole.get("validation", 0) > 0
         sizes = sizes_of(learner.module, self.config, has_validation=has_validation)
         at_once = min(self.config.train.micro_batch_size or batch, batch)
         rows = _last_rows(learner, min(at_once, _AT_ONCE))
@@ -193,13 +222,17 @@ class Rehearsal(TrainingRun):
         torch.set_num_threads(num_threads(learner.module, at_most=self.spec.num_threads))
         rows = _last_rows(learner, min(batch, _AT_ONCE))
         tried = try_steps(learner, self.config, rows=rows, patience_s=_PATIENCE_S, clock=self.clock)
-        tested = self.splits["validation"].num_rows if "validation" in self.splits else 0
+        tested = self.sampled.get("validation", 0)
         return Timed(tried=tried, step_scale=batch / len(rows), validation_rows=tested)
 
     def _whole(self, num_rows: int) -> int:
         """Return how many rows the whole split makes, where the sample makes so many."""
-        whole, sampled = self.dataset.manifest.rows["train"], self.splits["train"].num_rows
-        return ceil(num_rows * whole / sampled)
+        return ceil(num_rows * self.whole["train"] / self.sampled["train"])
+
+
+def _most(split: str) -> int:
+    """Return how many rows of a split are looked at, where preparing one takes milliseconds."""
+    return _MEDIA_ROWS if split == "train" else _TESTED_ROWS
 
 
 def _last_rows(learner: Learner, size: int) -> Sequence[int]:
