@@ -1,5 +1,7 @@
 """The door of a language model: prompts become tokens, and what cannot be served is refused."""
 
+from collections.abc import Sequence as Listed
+
 from purvey.contracts.engine import ChatPrompt, Generate, Prompt, TextPrompt, TokenPrompt
 from purvey.contracts.sampling import Sampling
 from purvey.engine.generation import Generation, Reply
@@ -67,10 +69,18 @@ class Door:
         """
         if isinstance(prompt, ChatPrompt) and prompt.images:
             raise UnsupportedValueError(
-                "an image is seen where its conversation is answered, and nowhere else yet.",
-                param="messages",
+                "an image is more than the text that is read here.", param="messages"
             )
         return self._text_ids(prompt, voice)
+
+    def counted(self, prompt: Prompt, voice: Voice | None = None) -> tuple[list[int], int]:
+        """Return the token ids of a prompt's text, and how many positions its images take.
+
+        Raises:
+            UserError: As `encode`, where images are more than the model sees.
+        """
+        ids, sight = self._text_ids(prompt, voice), self._seeing(prompt)
+        return ids, 0 if sight is None else sight.num_held(prompt)
 
     def _text_ids(self, prompt: Prompt, voice: Voice | None) -> list[int]:
         match prompt:
@@ -115,6 +125,28 @@ class Door:
         self._check_context(len(prompt), len(output), _param(pair[0]))
         return prompt, output
 
+    def encode_seen(
+        self, pairs: Listed[tuple[Prompt, TextPrompt | TokenPrompt]], voice: Voice | None = None
+    ) -> tuple[list[tuple[list[int], list[int]]], list[Picture | None]]:
+        """Do as `encode_pair` for each, of prompts that may hold images, and return those beside.
+
+        Equal prompts that follow one another are read once.
+        """
+        encoded: list[tuple[list[int], list[int]]] = []
+        pictures: list[Picture | None] = []
+        last: Prompt | None = None
+        ids: list[int] = []
+        picture: Picture | None = None
+        for prompt, output in pairs:
+            if prompt != last:
+                ids, picture = self._read(prompt, voice)
+                last = prompt
+            written = self.encode_output(output)
+            self._check_context(len(ids), len(written), _param(prompt))
+            encoded.append((ids, written))
+            pictures.append(picture)
+        return encoded, pictures
+
     def generation(
         self,
         request: Generate,
@@ -138,9 +170,8 @@ class Door:
         """
         prompt, sampling, voice = request.prompt, request.sampling, voice or self._voice
         self._check_bias(sampling)
-        text_ids = self._text_ids(prompt, voice)
-        picture = self._picture(prompt)
-        ids = text_ids if picture is None else [HELD_ID] * picture.num_tokens + text_ids
+        ids, picture = self._read(prompt, voice)
+        text_ids = ids if picture is None else ids[picture.num_tokens :]
         left = min(self._context_tokens, self._cache_tokens + 1) - len(ids)
         num_new = max(left, 1) if sampling.max_tokens is None else sampling.max_tokens
         self._check_context(len(ids), num_new, _param(prompt))
@@ -174,12 +205,19 @@ class Door:
             marks=marks_of(voice.template) if reader else (),
         )
 
-    def _picture(self, prompt: Prompt) -> Picture | None:
-        if self._sight is not None:
-            return self._sight.see(prompt)
-        if isinstance(prompt, ChatPrompt) and prompt.images:
+    def _read(self, prompt: Prompt, voice: Voice | None) -> tuple[list[int], Picture | None]:
+        """Return what a sequence begins with: ids, any where its picture stands, and that."""
+        ids, sight = self._text_ids(prompt, voice), self._seeing(prompt)
+        picture = None if sight is None else sight.see(prompt)
+        return ids if picture is None else [HELD_ID] * picture.num_tokens + ids, picture
+
+    def _seeing(self, prompt: Prompt) -> Sight | None:
+        """Return what sees, where there is something to be seen."""
+        if not isinstance(prompt, ChatPrompt) or not prompt.images:
+            return None
+        if self._sight is None:
             raise UnsupportedValueError("this model reads text alone.", param="messages")
-        return None
+        return self._sight
 
     def _grammars_until(self, stop_ids: frozenset[int]) -> Grammars:
         return Grammars(self._tokenizer, stop_ids=stop_ids, vocabulary_size=self._vocabulary_size)

@@ -16,7 +16,7 @@ from purvey.engine.core import Core
 from purvey.engine.inbox import MAX_BACKGROUND, MAX_BACKGROUND_TOKENS
 from purvey.engine.logits import SpanLogits
 from purvey.engine.output.voice import Voice
-from purvey.engine.request import Sequence
+from purvey.engine.request import Picture, Sequence
 from purvey.engine.sampling import logprobs
 from purvey.engine.work import EndReason
 from purvey.errors import InvalidValueError, PurveyError
@@ -66,8 +66,9 @@ class Scorer:
         *,
         adapter: Adapter | None = None,
         salt: str = "",
+        pictures: Listed[Picture | None] = (),
     ) -> Future[list[list[float]]]:
-        """As `submit`, of token ids."""
+        """As `submit`, of token ids; with `pictures`, what each prompt begins with."""
         if len(pairs) > MAX_BACKGROUND:  # waiting would not help: they are held together
             raise InvalidValueError(
                 f"one request scores {len(pairs)} outputs; at most {MAX_BACKGROUND} can be held.",
@@ -82,7 +83,11 @@ class Scorer:
                 param="questions",
                 hint="Split the request.",
             )
-        scores = [_Score(prompt, output, salt, adapter) for prompt, output in pairs]
+        seen = pictures or [None] * len(pairs)
+        scores = [
+            _Score(prompt, output, salt, adapter, picture)
+            for (prompt, output), picture in zip(pairs, seen, strict=True)
+        ]
         result = _Result(scores, self._core)
         try:
             for score in scores:
@@ -101,7 +106,12 @@ class _Score:
     result: "_Result"
 
     def __init__(
-        self, prompt: list[int], output: list[int], salt: str, adapter: Adapter | None
+        self,
+        prompt: list[int],
+        output: list[int],
+        salt: str,
+        adapter: Adapter | None,
+        picture: Picture | None,
     ) -> None:
         assert prompt, "an output's first token needs a token before it"
         self._sequence = Sequence(
@@ -114,6 +124,7 @@ class _Score:
             project=salt,
             salt=salt,
             adapter=adapter,
+            picture=picture,
         )
         self.logprobs: list[float] = []
 

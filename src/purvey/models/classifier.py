@@ -191,7 +191,7 @@ def build_classifier(
         task=task,
         labels=tuple(labels),
         inputs=dict(inputs or {}),
-        hyperparameters=values,
+        hyperparameters={**catalogue.find(architecture, task=task).chosen, **values},
         architecture=architecture,
     )
     return Classifier(manifest=manifest, module=_network(manifest))

@@ -51,6 +51,8 @@ class ImageReader:
             width=spec.width,
             channels=spec.channels,
             max_pixels=min(LIMITS.image_pixels, self._pixels_left),
+            is_cropped=spec.is_cropped,
+            is_bicubic=spec.is_bicubic,
         )
         began = self._clock.monotonic()
         try:

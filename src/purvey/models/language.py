@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from purvey.contracts.model import ModelManifest
-from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.chat import ChatTemplate
 from purvey.models.decoder import Decoder
@@ -13,6 +13,9 @@ from purvey.models.folder.manifest import HUGGING_FACE, read_manifest, write_man
 from purvey.models.lora import save_adapter
 from purvey.models.tokenizer import Tokenizer
 from purvey.models.weights import load_folder, save_folder
+
+if TYPE_CHECKING:
+    from purvey.contracts.recipe_parts.adapting import LoraConfig  # engines load without recipes
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
@@ -97,7 +100,7 @@ def save_language_model(folder: Path, model: LanguageModel) -> None:
 
 
 def save_adapter_model(
-    folder: Path, model: LanguageModel, config: LoraConfig, *, base_name: str
+    folder: Path, model: LanguageModel, config: "LoraConfig", *, base_name: str
 ) -> None:
     """Write only a model's adapters, its chat template and its manifest; needs its base to load.
 

@@ -11,12 +11,21 @@ from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel, load_foreign_model
 from purvey.models.language import LanguageModel, load_language_model
 from purvey.models.lora import ADAPTER_CONFIG_NAME, load_adapter, merge
+from purvey.models.pretrained.clip import ClipModel, open_clip
 from purvey.models.seeing.model import VisionLanguageModel, load_vision_language_model
 from purvey.models.speech.recogniser import SpeechModel, load_speech_model
+from purvey.models.speech.whisper.model import WhisperModel, load_whisper
 from purvey.models.weights import refuse_unsafe_files
 
 AnyModel = (
-    LanguageModel | ForeignModel | Classifier | EmbeddingModel | SpeechModel | VisionLanguageModel
+    LanguageModel
+    | ForeignModel
+    | Classifier
+    | EmbeddingModel
+    | ClipModel
+    | SpeechModel
+    | WhisperModel
+    | VisionLanguageModel
 )
 
 
@@ -41,11 +50,15 @@ def open_model(
     """
     folder = Path(source.folder)
     manifest = read_manifest(folder)
+    if (manifest.family, manifest.task) == ("clip", "embedding"):
+        return open_clip(folder)
     if manifest.task in ("embedding", "rerank"):
         return load_embedding_model(folder)
     if manifest.family == "transformers":
         return load_foreign_model(folder)
-    if manifest.family == "speech":
+    if manifest.family == "whisper":
+        return load_whisper(folder)
+    if manifest.family == "speech" or manifest.task == "speech-recognition":
         return load_speech_model(folder)
     if manifest.family == "vision-language":
         return load_vision_language_model(folder, is_widened=is_widened, has_matrices=has_matrices)

@@ -8,13 +8,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from purvey.contracts.limits import LIMITS
-from purvey.contracts.recipe_parts.adapting import LoraConfig
 from purvey.errors import InvalidCheckpointError
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
@@ -23,6 +22,9 @@ from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.safetensors_file import read_tensors, write_tensors
 from purvey.models.linears.int4 import Int4Linear
 from purvey.models.skeleton import skeleton
+
+if TYPE_CHECKING:
+    from purvey.contracts.recipe_parts.adapting import LoraConfig  # engines load without recipes
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
@@ -69,7 +71,7 @@ class LoraLinear(nn.Module):
         return self.base.requires_grad_(requires_grad=True)
 
 
-def inject(decoder: Decoder, config: LoraConfig, *, generator: torch.Generator) -> None:
+def inject(decoder: Decoder, config: "LoraConfig", *, generator: torch.Generator) -> None:
     """Freeze a decoder and put fresh adapters on its layers, in place.
 
     With `base_precision` `int4` every linear layer of a block, adapted or not, is held in 4 bits.
@@ -115,7 +117,7 @@ def adapters(decoder: Decoder) -> Iterator[tuple[str, LoraLinear]]:
             yield name, module
 
 
-def save_adapter(decoder: Decoder, folder: Path, config: LoraConfig, *, base_name: str) -> None:
+def save_adapter(decoder: Decoder, folder: Path, config: "LoraConfig", *, base_name: str) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, loadable by `peft`.
 
     Args:

@@ -17,6 +17,8 @@ from purvey.errors import InvalidValueError
 from purvey.parse.foreign import FOREIGN_ERRORS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_ROUNDING = 1e-6
+"""Of pixels: a side that is whole but for the arithmetic is whole."""
 
 
 def open_image(
@@ -56,22 +58,39 @@ def open_image(
 def decode(question: DecodeImage, *, param: str = "input") -> ImageDecoded:
     """Decode, flatten and resize an image.
 
-    Transparent parts become white. Resizing is bilinear with antialiasing.
+    Transparent parts become white. Resizing is bilinear, or bicubic, with antialiasing.
 
     Raises:
         InvalidValueError: As `open_image`.
     """
     opened = open_image(question.data, param=param, max_pixels=question.max_pixels)
     given_width, given_height = opened.size
-    size = (question.width, question.height)
     try:
-        image = _flattened(opened, question.channels)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        pixels = image.tobytes()
+        pixels = _resized(_flattened(opened, question.channels), question).tobytes()
     except FOREIGN_ERRORS:
         raise _broken(param) from None
     return ImageDecoded(given_width=given_width, given_height=given_height, pixels=pixels)
+
+
+def _resized(image: Image.Image, question: DecodeImage) -> Image.Image:
+    size = (question.width, question.height)
+    if image.size == size:
+        return image
+    how = Image.Resampling.BICUBIC if question.is_bicubic else Image.Resampling.BILINEAR
+    if not question.is_cropped:
+        return image.resize(size, how)
+    # The shorter side fits first and the middle is taken next, in whole pixels, as CLIP's own
+    # preparation does; a part that is never seen is not resized.
+    scale = max(question.width / image.width, question.height / image.height)
+    whole = (
+        max(question.width, int(image.width * scale + _ROUNDING)),
+        max(question.height, int(image.height * scale + _ROUNDING)),
+    )
+    left, top = ((outer - inner) // 2 for outer, inner in zip(whole, size, strict=True))
+    across, down = image.width / whole[0], image.height / whole[1]
+    right, bottom = left + question.width, top + question.height
+    box = (left * across, top * down, right * across, bottom * down)
+    return image.resize(size, how, box=box)
 
 
 def _flattened(image: Image.Image, channels: int) -> Image.Image:

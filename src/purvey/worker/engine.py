@@ -45,8 +45,10 @@ from purvey.models.folder.manifest import read_manifest
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
 from purvey.models.loading import open_model
+from purvey.models.pretrained.clip import ClipModel
 from purvey.models.seeing.model import VisionLanguageModel
 from purvey.models.speech.recogniser import SpeechModel
+from purvey.models.speech.whisper.model import WhisperModel
 from purvey.parse.parser import PARSER
 from purvey.telemetry.logs import bind
 from purvey.telemetry.metrics import BROAD_CATCHES
@@ -124,14 +126,16 @@ def _opened(load: LoadModel, place: Place) -> Resident:
         return ResidentLanguage(model, place, load)
     if isinstance(model, VisionLanguageModel):
         PARSER.warm()
-        return ResidentLanguage(model.language, place, load, sight=Sight(model.eyes, model.spec))
-    if isinstance(model, EmbeddingModel):
+        return ResidentLanguage(model.language, place, load, sight=Sight(model.eyes, model.images))
+    if isinstance(model, ClipModel):
+        PARSER.warm()
+    if isinstance(model, EmbeddingModel | ClipModel):
         return ResidentEmbedder(
             model, max_batch_tokens=load.max_batch_tokens, window_s=load.batch_window_s
         )
     if any(isinstance(spec, (ImageSpec, AudioSpec)) for spec in model.manifest.inputs.values()):
         PARSER.warm()
-    if isinstance(model, SpeechModel):
+    if isinstance(model, (SpeechModel, WhisperModel)):
         return ResidentSpeech(model)
     return ResidentClassifier(model, window_s=load.batch_window_s)
 

@@ -54,7 +54,11 @@ def explain_language(
         PurveyError: What `explain_generation` raises, and what the model's queues raise.
     """
     if request.image is not None:
-        raise InvalidValueError("this model reads text only.", param="input.image")
+        raise InvalidValueError(
+            "of what a language model writes, words alone are explained.",
+            param="input.image",
+            hint="Give input.text or input.messages.",
+        )
     model = _Language(generate, score)
     return explain_generation(request, model, clock=clock or SystemClock())
 

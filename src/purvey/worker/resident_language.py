@@ -33,7 +33,6 @@ from purvey.engine.seeing.sight import Sight
 from purvey.errors import MethodUnsupportedError, PurveyError
 from purvey.models.foreign import ForeignModel
 from purvey.models.language import LanguageModel
-from purvey.models.seeing.model import IMAGE
 from purvey.worker.compute import Place, compute_of
 from purvey.worker.explaining import explain_language
 from purvey.worker.resident import CheckCancelled, Send, refusal
@@ -94,7 +93,7 @@ class ResidentLanguage:
         weights_bytes = compute.weights_bytes + (0 if sight is None else sight.num_bytes)
         self._loaded = ModelLoaded(
             task="text-generation" if sight is None else "image-text-to-text",
-            inputs={} if sight is None else {IMAGE: sight.spec},
+            inputs={} if sight is None else dict(sight.inputs),
             context_tokens=model.context_tokens,
             has_chat_template=model.template is not None,
             num_parameters=num_parameters + (0 if sight is None else sight.num_parameters),
@@ -172,10 +171,13 @@ class ResidentLanguage:
     def _score(self, question: Score, send: Send) -> None:
         request_id = question.request_id
         with self._voice(question.adapter) as voice:
-            pairs = [self._door.encode_pair(pair, voice) for pair in question.pairs]
+            pairs, pictures = self._door.encode_seen(question.pairs, voice)
             num_tokens = sum(len(prompt) + len(output) for prompt, output in pairs)
             scores = self._scorer.submit_encoded(
-                pairs, adapter=None if voice is None else voice.adapter, salt=question.salt
+                pairs,
+                adapter=None if voice is None else voice.adapter,
+                salt=question.salt,
+                pictures=pictures,
             )
         with self._lock:
             self._scores[request_id] = scores
@@ -195,10 +197,15 @@ class ResidentLanguage:
 
     def _tokenized(self, question: Tokenize) -> Tokenized:
         with self._voice(question.adapter) as voice:
-            ids = self._door.encode(question.prompt, voice)
+            ids, num_pictured = self._door.counted(question.prompt, voice)
         data = (self._tokenizer.token_bytes(token_id) for token_id in ids)
         texts = tuple(one.decode("utf-8", errors="replace") for one in data)
-        return Tokenized(request_id=question.request_id, tokens=tuple(ids), texts=texts)
+        return Tokenized(
+            request_id=question.request_id,
+            tokens=tuple(ids),
+            texts=texts,
+            num_pictured=num_pictured,
+        )
 
     def _explained(self, question: Explain, check: CheckCancelled) -> Explained:
         with self._voice(question.adapter) as voice:

@@ -10,14 +10,16 @@ from purvey.contracts.model import GENERATING
 from purvey.contracts.recipe import TrainConfig, parse_recipe
 from purvey.errors import InvalidValueError
 from purvey.train.parallel.group import Group
-from purvey.train.parallel.heap import give_back_blocks
+from purvey.train.parallel.heap import give_back_blocks, keep_blocks
 from purvey.train.progress import Watch
 from purvey.worker.job_link import JobLink
 from purvey.worker.ranks.launch import started
 from purvey.worker.ranks.teams import num_ranks, share_of
 from purvey.worker.training.classifier import train_classifier
 from purvey.worker.training.encoders.embedding import train_embedding
+from purvey.worker.training.encoders.pictures import is_pictured, train_pictured
 from purvey.worker.training.language import train_language_model
+from purvey.worker.training.placing import stay
 from purvey.worker.training.regression import train_regression
 from purvey.worker.training.run import TrainingLink, TrainingRun
 from purvey.worker.training.seeing import train_seeing
@@ -76,6 +78,8 @@ def train_rank(
     torch.set_num_threads(spec.num_threads)
     if config.parallel.strategy == "fsdp":
         give_back_blocks()
+    else:
+        keep_blocks()
     training = TrainingRun(
         spec=spec, config=config, link=link, clock=clock, watch=watch, group=group
     )
@@ -95,10 +99,12 @@ def learn(training: TrainingRun) -> ModelTrained:
         return train_regression(training)
     if training.config.task == "speech-recognition":
         return train_speech(training)
+    if training.config.task in ("image-text-to-text", "embedding"):
+        stay(training)
     if training.config.task == "image-text-to-text":
         return train_seeing(training)
     if training.config.task == "embedding":
-        return train_embedding(training)
+        return train_pictured(training) if is_pictured(training) else train_embedding(training)
     return train_classifier(training)
 
 

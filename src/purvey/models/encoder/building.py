@@ -31,9 +31,17 @@ class TokenizerFiles:
         return Framer(self.definition, prompt=prompt)
 
 
-def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TokenizerFiles:
-    """Train byte-level BPE whose texts stand between `[CLS]` and `[SEP]`. Deterministic."""
-    special = (_PAD, _BEGIN, _END)
+def train_tokenizer(
+    texts: Iterable[str], *, vocabulary_size: int, is_end_first: bool = False
+) -> TokenizerFiles:
+    """Train byte-level BPE whose texts stand between `[CLS]` and `[SEP]`. Deterministic.
+
+    Args:
+        texts: What it learns from.
+        vocabulary_size: Tokens, at most.
+        is_end_first: Give `[SEP]` a lower id than `[CLS]`.
+    """
+    special = (_PAD, _END, _BEGIN) if is_end_first else (_PAD, _BEGIN, _END)
     definition = train_byte_level(texts, vocabulary_size=vocabulary_size, special_tokens=special)
     ids = {token: number for number, token in enumerate(special)}
     definition["post_processor"] = {

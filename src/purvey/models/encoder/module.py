@@ -96,7 +96,7 @@ class EncoderModule(nn.Module):
     def _hidden(
         self, encoder: Encoder, tokens_T: Tensor, types_T: Tensor, lengths: Sequence[int]
     ) -> Tensor:
-        positions_T = torch.cat([torch.arange(length) for length in lengths])
+        positions_T = torch.cat([torch.arange(length) for length in lengths]).to(tokens_T.device)
         return encoder.hidden(tokens_T, positions_T, types_T, PaddedAttention(lengths))
 
 

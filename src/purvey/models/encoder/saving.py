@@ -11,7 +11,7 @@ from purvey.models.encoder.module import EncoderModule
 from purvey.models.encoder.modules import EmbeddingSetup
 from purvey.models.encoder.names import their_name
 from purvey.models.encoder.pooling import Pooling
-from purvey.models.folder.json_file import write_object
+from purvey.models.folder.json_file import read_object, write_object
 from purvey.models.folder.manifest import write_manifest
 from purvey.models.folder.safetensors_file import write_tensors
 from purvey.models.tokenizer import CONFIG_NAME as TOKENIZER_CONFIG_NAME
@@ -48,12 +48,17 @@ def save_encoder(
 def save_setup(folder: Path, setup: EmbeddingSetup, *, width: int, max_tokens: int) -> None:
     """Write how states become a vector, in the files of `sentence-transformers`.
 
+    Lengths that vectors may be cut to are written to `config.json`.
+
     Args:
         folder: Where `save_encoder` wrote.
-        setup: Pooling and prompt.
+        setup: Pooling, prompt and lengths.
         width: Numbers of a vector.
         max_tokens: Longest text.
     """
+    if setup.sizes is not None:
+        lengths = {"is_matryoshka": True, "matryoshka_dimensions": list(setup.sizes)}
+        write_object(folder / CONFIG_NAME, read_object(folder / CONFIG_NAME) | lengths)
     steps = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for n, (kind, path) in enumerate(_STEPS.items())

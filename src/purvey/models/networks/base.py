@@ -1,7 +1,8 @@
 """What a built-in architecture is: a name, what it takes, and how it is built."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -22,8 +23,11 @@ class Architecture:
         name: As recipes name it.
         tasks: What it can be trained for.
         build: Makes it; weights come from torch's default generator.
+        chosen: Hyperparameters that a new network has where none are given. Its folder keeps
+            them, so a better choice leaves older folders, which `build` reads, as they are.
     """
 
     name: str
     tasks: frozenset[Task]
     build: Build
+    chosen: Mapping[str, Any] = field(default_factory=dict)

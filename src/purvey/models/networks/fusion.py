@@ -225,5 +225,8 @@ def build(inputs: Mapping[str, InputSpec], num_outputs: int, fields: Fields) -> 
 
 
 ARCHITECTURE = Architecture(
-    name="fusion", tasks=frozenset({"classification", "regression"}), build=build
+    name="fusion",
+    tasks=frozenset({"classification", "regression"}),
+    build=build,
+    chosen={"how": "product"},
 )

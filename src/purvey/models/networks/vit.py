@@ -22,7 +22,7 @@ from purvey.models.folder.config_fields import Fields
 from purvey.models.networks.base import Architecture
 from purvey.models.networks.image_parts import LARGEST_WIDTH, convolve, depth_asked, only_image
 
-HYPERPARAMETERS = ("width", "depth", "heads", "patch", "dropout")
+HYPERPARAMETERS = ("width", "depth", "heads", "patch", "positions", "dropout")
 _LARGEST_PATCH, _MOST_PATCHES = 64, 4_096
 _HEAD_SIZE = 32
 _MLP_RATIO = 4
@@ -91,6 +91,8 @@ class Sizes:
         depth: Layers.
         heads: A divisor of `width`.
         patch: Pixels of a patch's side, a power of two.
+        positions: Numbers that tell a place, a multiple of 4 that divides `width`, along which they
+            are repeated.
         dropout: As in `Layer`.
     """
 
@@ -98,6 +100,7 @@ class Sizes:
     depth: int
     heads: int
     patch: int
+    positions: int
     dropout: float
 
 
@@ -115,8 +118,10 @@ class PatchEncoder(nn.Module):
         super().__init__()
         width, patch = sizes.width, sizes.patch
         self.patches = _patches(spec.channels, width, patch)
-        positions_ND = _positions(-(-spec.height // patch), -(-spec.width // patch), width)
-        self.register_buffer("positions", positions_ND, persistent=False)
+        down, across = -(-spec.height // patch), -(-spec.width // patch)
+        positions_ND = _positions(down, across, sizes.positions)
+        repeated_ND = positions_ND.repeat(1, width // sizes.positions)
+        self.register_buffer("positions", repeated_ND, persistent=False)
         self.layers = nn.Sequential(
             *(Layer(width, heads=sizes.heads, dropout=sizes.dropout) for _ in range(sizes.depth))
         )
@@ -163,11 +168,15 @@ def sizes_asked(fields: Fields, spec: ImageSpec) -> Sizes:
     heads = fields.count("heads", default=max(1, width // _HEAD_SIZE))
     if width % heads:
         raise fields.refusal("heads", f"must divide width, which is {width}")
+    positions = fields.count("positions", default=width)
+    if positions % 4 or width % positions:
+        raise fields.refusal("positions", f"must be a multiple of 4 and divide width {width}")
     return Sizes(
         width=width,
         depth=depth_asked(fields, default=4),
         heads=heads,
         patch=_patch(fields, spec),
+        positions=positions,
         dropout=fields.fraction("dropout", default=0.0),
     )
 
@@ -195,9 +204,9 @@ def _patches(in_channels: int, width: int, patch: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
 
 
-def _positions(down: int, across: int, width: int) -> Tensor:
-    """Return `positions_ND`: sine and cosine of row and column, a quarter of the width each."""
-    quarter = width // 4
+def _positions(down: int, across: int, size: int) -> Tensor:
+    """Return `positions_ND`: sine and cosine of row and column, a quarter of the size each."""
+    quarter = size // 4
     rates_Q = _TEMPERATURE ** (-np.arange(quarter) / quarter)
     rows_YX, columns_YX = np.meshgrid(np.arange(down), np.arange(across), indexing="ij")
     angles_NQ = [places_YX.reshape(-1, 1) * rates_Q for places_YX in (rows_YX, columns_YX)]

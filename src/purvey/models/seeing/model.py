@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from purvey.contracts.model import EYES_NAME, ImageSpec, ModelManifest
+import msgspec
+
+from purvey.contracts.model import EYES_NAME, ImageSpec, InputSpec, ModelManifest
 from purvey.contracts.sizes import check_parameters
 from purvey.errors import InvalidCheckpointError, InvalidValueError
 from purvey.models.folder.config_fields import Fields
@@ -30,12 +32,13 @@ VISION_PREFIX = "vision_"
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLanguageModel:
-    """A language model that sees one image in front of a conversation.
+    """A language model that sees images in front of a conversation.
 
     Args:
         language: Decoder, tokenizer, template.
         eyes: Give rows of the decoder's width; float32, on the CPU.
-        manifest: The image that is seen, and the hyperparameters of the eyes.
+        manifest: An input for each image that it has learned to see in one conversation, all
+            alike, and the hyperparameters of the eyes.
     """
 
     language: LanguageModel
@@ -46,6 +49,21 @@ class VisionLanguageModel:
     def spec(self) -> ImageSpec:
         """How images are seen."""
         return _spec_of(self.manifest)
+
+    @property
+    def images(self) -> dict[str, ImageSpec]:
+        """The images that it has learned to see in one conversation, by name."""
+        return dict.fromkeys(self.manifest.inputs, self.spec)
+
+    @property
+    def num_images(self) -> int:
+        """How many they are."""
+        return len(self.manifest.inputs)
+
+    def seeing(self, num_images: int) -> "VisionLanguageModel":
+        """Return the model as one that sees so many images, or as many as before if more."""
+        inputs = images_seen(self.spec, max(num_images, self.num_images))
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, inputs=inputs))
 
     @property
     def module(self) -> Seeing:
@@ -59,10 +77,19 @@ class VisionLanguageModel:
         return eyes + self.language.num_parameters
 
 
+def images_seen(spec: ImageSpec, num_images: int) -> dict[str, InputSpec]:
+    """Return the inputs of a model that sees so many images: `image`, `image_2`, `image_3`."""
+    more = (f"{IMAGE}_{number}" for number in range(2, num_images + 1))
+    return dict.fromkeys((IMAGE, *more), spec)
+
+
 def with_new_eyes(
-    language: LanguageModel, *, hyperparameters: Mapping[str, Any], spec: ImageSpec
+    language: LanguageModel,
+    *,
+    hyperparameters: Mapping[str, Any],
+    spec: ImageSpec,
 ) -> VisionLanguageModel:
-    """Give a language model fresh eyes; their weights come from torch's default generator.
+    """Give a language model fresh eyes for one image, by torch's default generator.
 
     Args:
         language: What is to see.
@@ -75,7 +102,7 @@ def with_new_eyes(
     manifest = ModelManifest(
         family="vision-language",
         task="image-text-to-text",
-        inputs={IMAGE: spec},
+        inputs=images_seen(spec, 1),
         hyperparameters=dict(hyperparameters),
         architecture=ARCHITECTURE,
     )
@@ -103,9 +130,13 @@ def load_vision_language_model(
         InvalidCheckpointError: A file is missing, unsafe, or does not fit the network.
     """
     manifest = read_manifest(folder)
-    if not isinstance(manifest.inputs.get(IMAGE), ImageSpec):
+    spec = manifest.inputs.get(IMAGE)
+    if not isinstance(spec, ImageSpec) or manifest.inputs != images_seen(
+        spec, len(manifest.inputs)
+    ):
         raise InvalidCheckpointError(
-            f"purvey.json describes no model that sees: an image as the input {IMAGE!r}.",
+            f"purvey.json describes no model that sees: images of one kind as the inputs "
+            f"{IMAGE!r}, '{IMAGE}_2' and so on.",
             param="model",
         )
     language = load_language_model(folder, is_widened=is_widened, has_matrices=has_matrices)

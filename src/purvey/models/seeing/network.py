@@ -1,8 +1,8 @@
 """Eyes for a decoder: patches become rows of its stream (LLaVA, Liu et al. 2023).
 
 A vision transformer turns each patch into a vector; a perceptron of two layers, as in LLaVA 1.5,
-turns that into a row as the decoder's embedding makes them. An image's rows stand in front of its
-sequence, at the first positions, and are attended to as tokens are.
+turns that into a row as the decoder's embedding makes them. The rows of a sequence's images stand
+before it, one image after the other, at the first positions, and are attended to as tokens are.
 
 Shape letters, this file only:
     B = images   C = channels   H = rows   W = columns   N = patches of each
@@ -63,9 +63,9 @@ class Seeing(nn.Module):
         super().__init__()
         self.eyes, self.decoder = eyes, decoder
 
-    def shown(self, x_BCHW: Tensor) -> "Shown":
-        """Return the decoder of as many sequences, each with one of these images in front."""
-        return Shown(self, x_BCHW)
+    def shown(self, x_BCHW: Tensor, *, num_each: int = 1) -> "Shown":
+        """Return the decoder of sequences that have these images in front, so many each."""
+        return Shown(self, x_BCHW, num_each=num_each)
 
 
 class Shown:
@@ -73,11 +73,13 @@ class Shown:
 
     Args:
         model: What sees.
-        x_BCHW: An image for each sequence, in order; float32.
+        x_BCHW: The images of each sequence, in order; float32.
+        num_each: Images of one sequence.
     """
 
-    def __init__(self, model: Seeing, x_BCHW: Tensor) -> None:
+    def __init__(self, model: Seeing, x_BCHW: Tensor, *, num_each: int) -> None:
         self._eyes, self._decoder, self._x_BCHW = model.eyes, model.decoder, x_BCHW
+        self._num_held = num_each * model.eyes.num_rows
 
     @property
     def config(self) -> DecoderConfig:
@@ -97,13 +99,13 @@ class Shown:
         """Return the normalised final states `x_TD` of packed tokens.
 
         Args:
-            tokens_T: Token ids (int64); any at the first `num_rows` positions of a sequence.
+            tokens_T: Token ids (int64); any at the positions that images give.
             positions_T: Position of each within its sequence (int64).
             attend: Knows which rows belong together.
         """
         given_GD = self._eyes(self._x_BCHW).flatten(0, 1)
-        rows_G = (positions_T < self._eyes.num_rows).nonzero().squeeze(1)
-        assert len(rows_G) == len(given_GD), "every sequence begins with the rows of its image"
+        rows_G = (positions_T < self._num_held).nonzero().squeeze(1)
+        assert len(rows_G) == len(given_GD), "every sequence begins with the rows of its images"
         x_TD = self._decoder.embedded(tokens_T)
         x_TD = torch.index_copy(x_TD, 0, rows_G, given_GD.to(x_TD.dtype))
         return self._decoder.states(x_TD, positions_T, attend)

@@ -1,4 +1,4 @@
-"""Learning to answer about images: rows of tokens that each begin with the rows of an image.
+"""Learning to answer about images: rows of tokens that each begin with the rows of their images.
 
 Shape letters, this file only:
     B = images of a batch   C = channels   H = rows   W = columns
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from purvey.models.seeing.network import Seeing
+from purvey.models.seeing.network import Seeing, Shown
 from purvey.train.chance import permutation
 from purvey.train.early_stopping import Validation
 from purvey.train.language import eval_batches
@@ -24,7 +24,12 @@ from purvey.train.token_rows import TokenRow, collate
 
 
 class Images(Protocol):
-    """Images of one size, decoded."""
+    """Images of one size, decoded; as many of each row."""
+
+    @property
+    def num_each(self) -> int:
+        """Images of a row."""
+        ...
 
     def batch(self, rows: Sequence[int]) -> Tensor:
         """Return `x_BCHW` of some rows in float32, changed at random where gradients are on."""
@@ -33,11 +38,11 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SeenRows:
-    """A split: the image of each row, and its tokens, the image's held places among them.
+    """A split: the images of each row, and its tokens, the images' held places among them.
 
     Args:
-        tokens: Rows with a target each; any ids where the image gives the rows.
-        images: As many.
+        tokens: Rows with a target each; any ids where images give the rows.
+        images: Of as many rows.
     """
 
     tokens: Sequence[TokenRow]
@@ -106,7 +111,7 @@ class SeeingLearner:
         """Compute the mean loss over the answers' tokens of some rows."""
         tokens = [self._rows.tokens[row] for row in rows]
         batch = collate(tokens, is_packed=self._is_packed)
-        shown = self._module.shown(self._rows.images.batch(rows))
+        shown = _shown(self._module, self._rows.images, rows)
         loss = mean_loss(shown, batch, smoothing=self._smoothing)
         return BatchLoss(loss=loss, num_rows=len(rows), num_tokens=int(batch.is_target_T.sum()))
 
@@ -120,6 +125,10 @@ class SeeingLearner:
         return Validation(score=float(exact), loss=loss, metrics=metrics)
 
 
+def _shown(module: Seeing, images: Images, rows: Sequence[int]) -> Shown:
+    return module.shown(images.batch(rows), num_each=images.num_each)
+
+
 @torch.no_grad()
 def judge(module: Seeing, rows: SeenRows) -> Judged:
     """Let a model answer rows; it is left in evaluation mode."""
@@ -128,7 +137,7 @@ def judge(module: Seeing, rows: SeenRows) -> Judged:
     nats_N, wrong_N = np.zeros(num_rows), np.zeros(num_rows)
     for chosen in eval_batches([len(row.ids) for row in rows.tokens]):
         batch = collate([rows.tokens[row] for row in chosen], is_packed=False)
-        shown = module.shown(rows.images.batch(chosen))
+        shown = _shown(module, rows.images, chosen)
         losses_M, is_best_M = target_verdicts(shown, batch)
         owners_M = batch.owners().numpy()
         for sums_N, values_M in ((nats_N, losses_M), (wrong_N, ~is_best_M)):

@@ -22,10 +22,16 @@ from purvey.train.classification import ClassifierLearner, LossShape, balanced_w
 from purvey.train.examples import predict
 from purvey.worker.training.encoders.opening import is_for_encoder, text_classifier
 from purvey.worker.training.encoders.pretrained import is_pretrained, pretrained_classifier
-from purvey.worker.training.inputs import PreparedRows, declared_inputs, match_columns
+from purvey.worker.training.inputs import (
+    PreparedRows,
+    declared_inputs,
+    match_columns,
+    prepared_splits,
+)
+from purvey.worker.training.placing import place_fed
 from purvey.worker.training.run import TrainingRun
 from purvey.worker.training.shades import with_shades
-from purvey.worker.training.sizing import network_reaches_of
+from purvey.worker.training.sizing import grown_classifier, network_reaches_of
 from purvey.worker.training.slices import slices_of
 from purvey.worker.training.unused import refuse_unused
 
@@ -48,15 +54,11 @@ def train_classifier(run: TrainingRun) -> ModelTrained:
         )
     classifier = build_model(run, labels=manifest.labels)
     reaches = network_reaches_of(run, classifier)
-    columns = match_columns(classifier.manifest.inputs, manifest)
-    examples = {
-        split: PreparedRows(classifier, rows, columns, augment=run.config.augment)
-        for split, rows in run.splits.items()
-    }
+    examples = prepared_splits(run, classifier)
     targets = {
         split: _targets(rows.texts(label), manifest.labels) for split, rows in run.splits.items()
     }
-    _tell_missing_validation(run, len(examples["validation"]))
+    place_fed(run, classifier.module)
     learner = ClassifierLearner(
         classifier.module,
         examples=examples["train"],
@@ -118,6 +120,7 @@ def build_model(run: TrainingRun, *, labels: tuple[str, ...]) -> Classifier:
     if base is not None:
         tuned = _from_base(base, config.task, labels)
         run.tell_initialised(Initialised.whole(tuned.module.state_dict()))
+        tuned = grown_classifier(run, tuned)
         refuse_unused(config, tuned.manifest.inputs, is_declared_here=False)
         return tuned
     architecture, roots = module_place(config.model.architecture, run.spec.module_roots)
@@ -193,14 +196,6 @@ def _calibrated(
         return classifier
     temperature = fit_temperature(predict(classifier.module, rows), targets)
     return classifier.with_manifest(temperature=temperature, is_calibrated=True)
-
-
-def _tell_missing_validation(run: TrainingRun, num_rows: int) -> None:
-    if num_rows == 0:
-        run.link.event(
-            "The validation split is empty: no early stopping, no best checkpoint, no calibration.",
-            level="warn",
-        )
 
 
 def _targets(labels: Sequence[str], names: tuple[str, ...]) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ from purvey.errors import InvalidValueError
 from purvey.models.classifier import Classifier, Prepared
 from purvey.models.inputs.augment import augmented
 from purvey.parse.parser import DecoderHere
+from purvey.worker.training.run import TrainingRun
 
 _KINDS: dict[type[InputSpec], ColumnKind] = {
     ImageSpec: "image",
@@ -112,6 +113,25 @@ def number_spec(numbers: ArrayLike, column: str) -> NumberSpec:
             param="recipe.dataset",
         )
     return NumberSpec(mean=float(values.mean()), std=float(values.std()) or 1.0)
+
+
+def prepared_splits(run: TrainingRun, model: Classifier) -> dict[str, "PreparedRows"]:
+    """Prepare the inputs of every split; tell what is lost where no row validates.
+
+    Raises:
+        InvalidValueError: The dataset has no column for an input.
+    """
+    columns = match_columns(model.manifest.inputs, run.dataset.manifest)
+    if not run.splits["validation"].num_rows:
+        calibration = ", no calibration" if model.labels else ""
+        run.link.event(
+            f"The validation split is empty: no early stopping, no best checkpoint{calibration}.",
+            level="warn",
+        )
+    return {
+        split: PreparedRows(model, rows, columns, augment=run.config.augment)
+        for split, rows in run.splits.items()
+    }
 
 
 class PreparedRows:

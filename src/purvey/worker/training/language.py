@@ -22,6 +22,7 @@ from purvey.models.tokenizer import Tokenizer
 from purvey.train.chance import seed_torch
 from purvey.worker.training.encoding import Encoder
 from purvey.worker.training.lessons import lesson_of
+from purvey.worker.training.placing import place
 from purvey.worker.training.run import TrainingRun
 from purvey.worker.training.sizing import sized
 from purvey.worker.training.texts import Corpus, read_corpus
@@ -42,6 +43,7 @@ def train_language_model(run: TrainingRun) -> ModelTrained:
     encoder = Encoder(model.tokenizer, template, max_tokens=row_tokens(run, model))
     if run.config.train.method == "lora":
         inject(model.decoder, run.config.lora, generator=run.generator("init", "lora"))
+    place(run, model.decoder)
     lesson = lesson_of(run, model.decoder, corpus, encoder)
     state = run.train(lesson.learner, reaches=reaches)
     report = lesson.report()

@@ -13,7 +13,8 @@ from purvey.models.classifier import Classifier, save_classifier
 from purvey.train.examples import predict
 from purvey.train.regression import RegressionLearner
 from purvey.worker.training.classifier import build_model
-from purvey.worker.training.inputs import PreparedRows, match_columns, number_spec
+from purvey.worker.training.inputs import PreparedRows, number_spec, prepared_splits
+from purvey.worker.training.placing import place_fed
 from purvey.worker.training.run import TrainingRun
 from purvey.worker.training.slices import slices_of
 
@@ -31,12 +32,9 @@ def train_regression(run: TrainingRun) -> ModelTrained:
     # A base keeps the scale that its head was trained to.
     scale = model.manifest.score or number_spec(scores["train"], column)
     model = model.with_manifest(score=scale)
-    columns = match_columns(model.manifest.inputs, run.dataset.manifest)
-    examples = {
-        split: PreparedRows(model, rows, columns, augment=run.config.augment)
-        for split, rows in run.splits.items()
-    }
+    examples = prepared_splits(run, model)
     targets = {split: (wanted - scale.mean) / scale.std for split, wanted in scores.items()}
+    place_fed(run, model.module)
     learner = RegressionLearner(
         model.module,
         examples=examples["train"],
@@ -78,9 +76,6 @@ def _scores(run: TrainingRun, column: str) -> dict[str, Floats]:
             "is nothing to learn.",
             param="recipe.dataset",
         )
-    if not len(scores["validation"]):
-        message = "The validation split is empty: no early stopping, no best checkpoint."
-        run.link.event(message, level="warn")
     return scores
 
 

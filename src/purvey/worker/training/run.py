@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,8 +36,10 @@ from purvey.train.weights.freezing import freeze
 from purvey.worker.job_link import JobInterrupted
 from purvey.worker.ranks.teams import RankDone, team_of
 from purvey.worker.training.environment import environment
+from purvey.worker.training.placing import free_bytes
 
 Built = TypeVar("Built")
+Taken = TypeVar("Taken")
 
 
 class TrainingLink(Progress, Protocol):
@@ -236,11 +238,15 @@ class TrainingRun:
         """Return what `build` makes; a rehearsal has it made without numbers."""
         return build()
 
+    def taken(self, split: str, rows: Sequence[Taken]) -> Sequence[Taken]:
+        """Return the rows of a file that are learned from: all; a rehearsal takes some."""
+        return rows
+
     def _check_room(self, module: nn.Module) -> None:
         is_divided = self.config.parallel.strategy in ("fsdp", "tensor")
         size = self.group.size if self.group and is_divided else 1
         sizes = sizes_of(module, self.config, has_validation=True)
-        refuse_too_large(sizes, num_parts=size)
+        refuse_too_large(sizes, num_parts=size, free=free_bytes(module))
 
     def lineage(self) -> dict[str, Any]:
         """Return where the model came from: recipe, data, base, code, environment."""

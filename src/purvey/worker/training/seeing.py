@@ -33,7 +33,14 @@ from purvey.train.seeing.learner import SeeingLearner, judge
 from purvey.worker.training.inputs import declared_inputs
 from purvey.worker.training.language import new_language_model, row_tokens
 from purvey.worker.training.run import TrainingRun
-from purvey.worker.training.seen import Encoder, SeenSplit, Talks, read_talks, seen_split
+from purvey.worker.training.seen import (
+    Encoder,
+    SeenSplit,
+    Talks,
+    image_columns,
+    read_talks,
+    seen_split,
+)
 from purvey.worker.training.slices import slices_of
 from purvey.worker.training.unused import refuse_unused
 
@@ -48,7 +55,9 @@ def train_seeing(run: TrainingRun) -> ModelTrained:
     talks = read_talks(run)
     base = run.spec.base
     model = _build(run, talks) if base is None else _from_base(run, base)
-    encoder = Encoder(model, max_tokens=row_tokens(run, model.language))
+    num_images = len(image_columns(run.dataset.manifest))
+    model = model.seeing(num_images)
+    encoder = Encoder(model, num_images=num_images, max_tokens=row_tokens(run, model.language))
     if run.config.train.method == "lora":
         inject(model.language.decoder, run.config.lora, generator=run.generator("init", "lora"))
     training, validation, tested = (

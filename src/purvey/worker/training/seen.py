@@ -1,5 +1,8 @@
 """Images with what is asked and answered about them, as a learner takes them.
 
+A dataset with several columns of images has as many of them in front of every conversation, in the
+order of the columns.
+
 Shape letters, this file only:
     B = images   C = channels   H = rows   W = columns
 """
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purvey.contracts.data import SPLITS
+from purvey.contracts.data import SPLITS, DatasetManifest
 from purvey.contracts.engine import ChatMessage
 from purvey.contracts.model import ImageSpec
 from purvey.contracts.recipe_parts.inputs import ImageAugment
@@ -28,7 +31,7 @@ from purvey.train.token_rows import TokenRow, token_row
 from purvey.worker.training.run import TrainingRun
 
 Talks = Mapping[str, Sequence[Conversation]]
-"""What is said about the image of each row, by split."""
+"""What is said about the images of each row, by split."""
 _CACHE_BYTES = 2 * 2**30
 """Images kept in memory; beyond it they are decoded at every visit."""
 _DECODER = DecoderHere()
@@ -43,19 +46,20 @@ class SeenSplit:
 
 
 class Encoder:
-    """Turns conversations into token rows that begin with the places of an image.
+    """Turns conversations into token rows that begin with the places of their images.
 
     Args:
         model: Whose tokens they are, and how many places an image takes.
-        max_tokens: Longest row, the image's places among them.
+        num_images: Images of a row.
+        max_tokens: Longest row, the images' places among them.
     """
 
-    def __init__(self, model: VisionLanguageModel, *, max_tokens: int) -> None:
+    def __init__(self, model: VisionLanguageModel, *, num_images: int, max_tokens: int) -> None:
         language = model.language
         self.spec = model.spec
         self.template = language.template or ChatTemplate.default(language.tokenizer)
         self._tokenizer, self._max_tokens = language.tokenizer, max_tokens
-        self._held = [HELD_ID] * model.eyes.num_rows
+        self._held = [HELD_ID] * (num_images * model.eyes.num_rows)
         self._known: dict[Conversation, TokenRow | None] = {}  # the same is said of many images
 
     def row(self, talk: Conversation) -> TokenRow | None:
@@ -77,15 +81,21 @@ class DecodedImages:
     """Images of a split, decoded once.
 
     Args:
-        encoded: The files' bytes.
+        encoded: The files' bytes, one row's after another's.
+        num_each: Images of a row.
         spec: How they are seen.
         augment: What changes them while gradients are on, drawing from torch's default generator.
     """
 
     def __init__(
-        self, encoded: Sequence[bytes], *, spec: ImageSpec, augment: ImageAugment | None = None
+        self,
+        encoded: Sequence[bytes],
+        *,
+        num_each: int,
+        spec: ImageSpec,
+        augment: ImageAugment | None = None,
     ) -> None:
-        self._encoded, self._spec = encoded, spec
+        self._encoded, self._spec, self.num_each = encoded, spec, num_each
         self._augment = None if augment == ImageAugment() else augment
         self._kept: list[Tensor] = []
         num_bytes = 0
@@ -98,22 +108,29 @@ class DecodedImages:
 
     def batch(self, rows: Sequence[int]) -> Tensor:
         """Return `x_BCHW` of some rows in float32."""
-        x_BCHW = torch.stack(
-            [
-                self._kept[row] if row < len(self._kept) else self._decoded(self._encoded[row])
-                for row in rows
-            ]
-        )
+        each = range(self.num_each)
+        places = [row * self.num_each + number for row in rows for number in each]
+        x_BCHW = torch.stack([self._seen(place) for place in places])
         if self._augment is None or not torch.is_grad_enabled():
             return x_BCHW
         return augment_images(x_BCHW, self._augment, self._spec)
+
+    def _seen(self, place: int) -> Tensor:
+        if place < len(self._kept):
+            return self._kept[place]
+        return self._decoded(self._encoded[place])
 
     def _decoded(self, data: bytes) -> Tensor:
         return ImageReader(_DECODER).tensor(data, self._spec, param="recipe.dataset")
 
 
+def image_columns(manifest: DatasetManifest) -> list[str]:
+    """Return the columns of images, in order."""
+    return [column.name for column in manifest.columns if column.kind == "image"]
+
+
 def read_talks(run: TrainingRun) -> dict[str, list[Conversation]]:
-    """Return what is said about each image: a conversation, or a question and its answer.
+    """Return what is said about a row's images: a conversation, or a question and its answer.
 
     Raises:
         InvalidValueError: The dataset lacks a column for it, or the images.
@@ -161,13 +178,13 @@ def seen_split(
     if len(kept) < len(rows):
         run.link.event(
             f"{len(rows) - len(kept)} rows of the {split} split are longer than "
-            "train.sequence_tokens, their image included, and were left out.",
+            "train.sequence_tokens, their images included, and were left out.",
             level="warn",
         )
-    name = next(c.name for c in run.dataset.manifest.columns if c.kind == "image")
-    media = run.splits[split].media(name)
+    media = [run.splits[split].media(name) for name in image_columns(run.dataset.manifest)]
     images = DecodedImages(
-        [media[number] for number in kept],
+        [column[number] for number in kept for column in media],
+        num_each=len(media),
         spec=encoder.spec,
         augment=run.config.augment.image if split == "train" else None,
     )

@@ -37,12 +37,13 @@ def with_shades(
         InvalidValueError: A picture cannot be decoded.
     """
     return {
-        name: _shaded(spec, training.media(columns[name])) if isinstance(spec, ImageSpec) else spec
+        name: shaded(spec, training.media(columns[name])) if isinstance(spec, ImageSpec) else spec
         for name, spec in inputs.items()
     }
 
 
-def _shaded(spec: ImageSpec, pictures: Sequence[bytes]) -> ImageSpec:
+def shaded(spec: ImageSpec, pictures: Sequence[bytes]) -> ImageSpec:
+    """Return a picture's input with the mean and the deviation of its channels in these."""
     looked_at = pictures[:: -(-len(pictures) // _MOST_PICTURES)]
     sum_C, squares_C = torch.zeros(2, spec.channels, dtype=torch.float64)
     for data in looked_at:

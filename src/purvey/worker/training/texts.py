@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from purvey.data.conversations import Conversation, as_conversation
+from purvey.data.overlap import Asking, overlap
 from purvey.data.preferences import Preference, as_preference
 from purvey.data.reading.chat_file import read_chat_file, read_preference_file
 from purvey.errors import InvalidFileError, InvalidValueError
 from purvey.worker.training.run import TrainingRun
 
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", Conversation, Preference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,25 @@ def _read_files(
             found[split] = read(Path(file.path), file.name)
     if not found["train"]:
         raise InvalidFileError("the job names no training file.", param="training_file")
-    return found
+    _tell_overlap(run, found)
+    return {split: run.taken(split, rows) for split, rows in found.items()}
+
+
+def _tell_overlap(run: TrainingRun, found: Mapping[str, Sequence[Asking]]) -> None:
+    """Warn, and have the lineage say, that the validation file asks what is trained on."""
+    if run.group is not None and not run.group.is_first:
+        return
+    shared = overlap(found["validation"], found["train"])
+    if not shared.near:
+        return
+    run.notes["validation_overlap"] = asdict(shared)
+    run.link.event(
+        f"Leakage: {shared.near} of {len(found['validation'])} rows of the validation file ask "
+        f"what the training file asks too ({shared.exact} exactly, the others nearly), so its "
+        "loss flatters the model. Leave them out of one of the two.",
+        level="warn",
+        overlap=asdict(shared),
+    )
 
 
 def _read_talks(path: Path, source: str) -> list[Conversation]:
