@@ -13,6 +13,7 @@ BARS = (
     "decode_one",
     "durable_metering",
     "fine_tuning_speed",
+    "training_tasks_speed",
     "large_shapes",
     "ranks",
     "linear_kernels",

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-PEERS = ("llama_cpp", "openvino", "transformers_serve", "vllm_cpu", "peft", "litserve")
+PEERS = ("llama_cpp", "openvino", "transformers_serve", "vllm_cpu", "peft", "litserve", "trl")
 
 
 def main(names: list[str]) -> int:
