@@ -119,6 +119,43 @@ class HttpSettings(BaseModel):
     """Open connections; more are answered 503."""
 
 
+class S3Settings(BaseModel):
+    """A store of objects that tables are read from."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    url: str | None = None
+    """The store that `s3://` means, `https://s3.eu-central-1.amazonaws.com` or
+    `http://127.0.0.1:9000`; without one nothing is read from any."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{2,40}$")] = "us-east-1"
+    """The region that requests are signed for."""
+    credentials_file: Path | None = None
+    """A file in the form of `~/.aws/credentials`, read anew for each pull; without one requests
+    are not signed, for buckets that are open to all."""
+    profile: Annotated[str, Field(min_length=1, max_length=128)] = "default"
+    """The part of that file that is shown."""
+
+
+class MlflowSettings(BaseModel):
+    """A server of MLflow that runs are told to."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    url: str | None = None
+    """The tracking server, `http://127.0.0.1:5000`, that training jobs and sweeps are told to as
+    runs; without one they are told to none."""
+    experiment: Annotated[str, Field(min_length=1, max_length=128)] = "purvey"
+    """The experiment that the runs are in; made if it is not there."""
+    user: Annotated[str, Field(pattern=r"^[!-9;-~]{1,128}$")] | None = None
+    """Whose password `key_file` holds; without one it holds a token."""
+    key_file: Path | None = None
+    """A file that holds what the tracking server is shown."""
+
+
 class UpstreamSettings(BaseModel):
     """Another server that computes models."""
 
@@ -172,6 +209,10 @@ class Settings(BaseSettings):
     upstreams: tuple[UpstreamSettings, ...] = ()
     """Other servers that compute models behind OpenAI's API: `[[upstreams]]` tables, or a JSON list
     in the variable, of `name`, `url`, `key_file`, `silence_s` and `max_connections`."""
+    s3: S3Settings = S3Settings()
+    """A store of objects that tables are read from."""
+    mlflow: MlflowSettings = MlflowSettings()
+    """A server of MLflow that runs are told to."""
     http: HttpSettings = HttpSettings()
     """How connections are served."""
     log_format: Literal["json", "console"] = "json"
@@ -220,6 +261,10 @@ class Settings(BaseSettings):
     device: Device = "auto"
     """Where language models are computed: `auto` takes the first CUDA device where there is one, in
     bf16 unless `precision` says fp32, and else the processor."""
+    training_device: Device = "cpu"
+    """Where networks learn: `cuda` is the first CUDA device, `auto` that one where it is there.
+    Several ranks, adapters of a base in 4 bits, embeddings and models that see stay on the
+    processor."""
     kv_cache_bytes: Annotated[int, Field(ge=2**20)] = 256 * 2**20
     """KV cache of one engine."""
     prepacked_bytes: Annotated[int, Field(ge=0, le=2**50)] = 16 * 2**30

@@ -15,16 +15,18 @@ from purvey import failpoints
 from purvey.access.keys import KeyRing
 from purvey.access.pepper import read_or_create
 from purvey.app.data_folder import DataFolder
+from purvey.app.engine_limits import engine_limits_of
 from purvey.app.gauges import show_engines, show_jobs
 from purvey.app.http_server import HttpServer, bind
 from purvey.app.hub import hub_datasets_of, pulls_of
 from purvey.app.job_effects import JobEffects
+from purvey.app.s3 import s3_datasets_of
+from purvey.app.tracking import follower_of
 from purvey.app.upstream_keys import configs_of
 from purvey.contracts.clock import Clock, SystemClock
 from purvey.contracts.deployment import EngineOptions
 from purvey.engine.client import LocalEngineLauncher
 from purvey.errors import InternalError
-from purvey.ipc.confinement import memory_of_machine
 from purvey.ipc.sharing import Sharing
 from purvey.jobs.bell import Bell
 from purvey.jobs.estimates import Estimator
@@ -37,11 +39,11 @@ from purvey.network.outbound import Outbound
 from purvey.network.upstream import Upstreams
 from purvey.registry.deployments.book import Deployments
 from purvey.registry.deployments.directory import Directory
-from purvey.registry.engines.place import EngineLimits
 from purvey.registry.engines.pool import EnginePool
 from purvey.registry.models import ModelRegistry
 from purvey.registry.upstream_models import UpstreamModels
 from purvey.server.application import create_app
+from purvey.server.reporting.tracking.following import Follower
 from purvey.server.services import Defaults, Services
 from purvey.settings import num_processors
 from purvey.store import keys
@@ -130,13 +132,7 @@ def _assemble(
     database, clock, bell, readiness = stores.database, stores.clock, Bell(), _Readiness()
     upstreams = Upstreams(configs_of(settings.upstreams), monotonic=clock.monotonic)
     models = _registry(settings, stores)
-    hooks = JobEffects(
-        blobs=stores.blobs,
-        artifacts=stores.artifacts,
-        registry=models,
-        module_roots=settings.module_roots,
-        clock=clock,
-    ).hooks
+    hooks = _effects(settings, stores, models).hooks
     directory = Directory(
         models,
         options=EngineOptions(precision=settings.precision),
@@ -164,12 +160,13 @@ def _assemble(
             engine_launcher,
             models,
             directory,
-            limits=_engine_limits(settings, stores.folder),
+            limits=engine_limits_of(settings, stores.folder),
             clock=clock,
         ),
         outbound=outbound,
         pulls=pulls_of(settings, outbound),
         hub_datasets=hub_datasets_of(settings, outbound, stores.folder),
+        s3_datasets=s3_datasets_of(settings.s3, stores.folder, clock),
         upstreams=upstreams,
         upstream_models=UpstreamModels(database, upstreams, clock=clock),
         clock=clock,
@@ -186,6 +183,7 @@ def _assemble(
         listener=listener,
         readiness=readiness,
         keep_spare=keep_spare,
+        follower=follower_of(settings.mlflow, database, stores.folder, clock),
     )
 
 
@@ -207,8 +205,9 @@ class Application:
         listener: socket.socket,
         readiness: "_Readiness",
         keep_spare: KeepSpare | None,
+        follower: Follower | None,
     ) -> None:
-        self.services = services
+        self.services, self._follower = services, follower
         self.first_key: str | None = None
         self._settings, self._supervisor, self._folder = settings, supervisor, folder
         self._readiness, self._keep_spare = readiness, keep_spare
@@ -297,6 +296,8 @@ class Application:
                 ),
             )
             await self._http.listening()
+            if self._follower is not None:
+                upkeep = (*upkeep, tasks.create_task(self._follower.follow(), name="mlflow"))
             self._readiness.take_up()
             logger.info("server.started", extra={"url": self.base_url})
             if self._keep_spare is not None:
@@ -320,6 +321,7 @@ class Application:
         left_s = timeout_s - (self.services.clock.monotonic() - began)
         await self.services.engines.drain(max(1.0, left_s))
         await self.services.upstreams.close()
+        await self.services.s3_datasets.close()
         logger.info("server.stopped")
 
     def _begin_to_stop(self) -> None:
@@ -383,29 +385,22 @@ def _registry(settings: "Settings", stores: _Stores) -> ModelRegistry:
     )
 
 
+def _effects(settings: "Settings", stores: _Stores, models: ModelRegistry) -> JobEffects:
+    return JobEffects(
+        blobs=stores.blobs,
+        artifacts=stores.artifacts,
+        registry=models,
+        module_roots=settings.module_roots,
+        clock=stores.clock,
+    )
+
+
 def _sweeper(stores: _Stores) -> Sweeper:
     return Sweeper(
         stores.database,
         artifacts=stores.artifacts,
         blobs=stores.blobs,
         work=stores.folder.jobs,
-    )
-
-
-def _engine_limits(settings: "Settings", folder: DataFolder) -> EngineLimits:
-    return EngineLimits(
-        num_threads=settings.engine_threads,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        max_batch_tokens=settings.max_batch_tokens,
-        prefix_cache=settings.prefix_cache,
-        adapter_bytes=settings.adapter_bytes,
-        kept_folder=str(folder.cache / "prepacked"),
-        kept_bytes=settings.prepacked_bytes,
-        device=settings.device,
-        memory_bytes=settings.model_memory_bytes or memory_of_machine() * 3 // 4,
-        max_loaded=settings.max_loaded_models,
-        room_wait_s=settings.room_wait_s,
-        failpoints=settings.failpoints,
     )
 
 
@@ -431,6 +426,7 @@ def _supervisor(
             heartbeat_s=settings.job_heartbeat_s,
             max_attempts=settings.job_max_attempts,
             num_threads=settings.job_threads,
+            device=settings.training_device,
             stall_s=settings.job_stall_s,
             failpoints=settings.failpoints,
         ),

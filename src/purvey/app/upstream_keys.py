@@ -29,7 +29,9 @@ def configs_of(upstreams: "Sequence[UpstreamSettings]") -> list[UpstreamConfig]:
         UpstreamConfig(
             name=one.name,
             url=one.url,
-            key=None if one.key_file is None else _key(one.name, one.key_file),
+            key=None
+            if one.key_file is None
+            else read_key(one.key_file, whose=f"the upstream {one.name!r}", param=PARAM),
             silence_s=one.silence_s,
             max_connections=one.max_connections,
         )
@@ -37,16 +39,25 @@ def configs_of(upstreams: "Sequence[UpstreamSettings]") -> list[UpstreamConfig]:
     ]
 
 
-def _key(name: str, path: Path) -> str:
+def read_key(path: Path, *, whose: str, param: str) -> str:
+    """Return what a key file holds.
+
+    Args:
+        path: The file.
+        whose: What messages call its owner.
+        param: The setting, for errors.
+
+    Raises:
+        SettingError: It cannot be read, or holds no key.
+    """
     try:
         key = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         raise SettingError(
-            f"the key_file of the upstream {name!r} cannot be read as text.", param=PARAM
+            f"the key_file of {whose} cannot be read as text.", param=param
         ) from None
     if not key or len(key) > _MAX_CHARS or not key.isprintable() or " " in key:
         raise SettingError(
-            f"the key_file of the upstream {name!r} holds no key: one line without blanks.",
-            param=PARAM,
+            f"the key_file of {whose} holds no key: one line without blanks.", param=param
         )
     return key

@@ -12,6 +12,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from purvey.contracts.limits import LIMITS
+from purvey.errors import InvalidValueError
 
 DATASET_MANIFEST_NAME = "dataset.json"
 SPLITS = ("train", "validation", "test")
@@ -55,6 +56,38 @@ class SplitConfig(BaseModel):
     time: ColumnName | None = None
     """The latest rows by this column are the test, those before them validation. Numbers, or dates
     in ISO 8601; without a zone they are in UTC."""
+
+
+def resolved_splits(
+    *,
+    validation: float = 0.1,
+    test: float = 0.1,
+    stratify: bool | None = None,
+    group: str | None = None,
+    time: str | None = None,
+) -> SplitConfig:
+    """Resolve how rows are divided, where `stratify` may be left to the rest.
+
+    Raises:
+        InvalidValueError: No rows would train, or the fields contradict one another.
+    """
+    if validation + test >= 1:
+        raise InvalidValueError(
+            "validation and test together leave no rows to train on.", param="splits"
+        )
+    if group is not None and time is not None:
+        raise InvalidValueError(
+            "rows are divided by a group or by time, not by both: drop one.", param="splits.time"
+        )
+    if time is not None and stratify:
+        raise InvalidValueError(
+            "a split by time takes the latest rows, whatever their label: drop splits.stratify.",
+            param="splits.stratify",
+        )
+    is_stratified = time is None if stratify is None else stratify
+    return SplitConfig(
+        validation=validation, test=test, stratify=is_stratified, group=group, time=time
+    )
 
 
 class DatasetConfig(BaseModel):

@@ -53,9 +53,18 @@ _AUDIO_CLASSIFIER: Values = {
 }
 _SPEECH: Values = {
     "model": {"architecture": "ctc"},
-    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
+    "optimizer": {
+        "name": "muon",
+        "learning_rate": 4e-3,
+        "momentum": 0.95,
+        "weight_decay": 0.01,
+    },
     "train": {"epochs": 30, "batch_size": 16, "early_stopping": {"patience": 8}},
 }
+_TUNED_SPEECH: Values = _SPEECH | {
+    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01},
+}
+"""Of a base, which may be a pretrained one: no steps of equal length in every direction."""
 _SEEING: Values = {
     "model": {"architecture": "vision-decoder"},
     "init": {"scheme": "xavier_uniform"},
@@ -87,6 +96,15 @@ _TUNED_ENCODER: Values = {
     },
 }
 _BY_ARCHITECTURE: dict[str, Values] = {
+    "clip": {
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05},
+        "train": {
+            "epochs": 30,
+            "batch_size": 64,
+            "sequence_tokens": 64,
+            "early_stopping": {"patience": 8},
+        },
+    },
     "encoder": _NEW_ENCODER,
     "vit": {
         "init": {"scheme": "default"},
@@ -139,6 +157,8 @@ def recipe_defaults(
         chosen = _LORA if method == "lora" else _FULL
     if has_base and task in _OF_ENCODERS:
         chosen = _TUNED_ENCODER
+    if has_base and task == "speech-recognition":
+        chosen = _TUNED_SPEECH
     defaults = copy.deepcopy(chosen)
     if objective == "dpo" and chosen in (_LORA, _FULL):
         defaults["optimizer"]["learning_rate"] = _DPO_RATE[method]

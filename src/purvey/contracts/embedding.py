@@ -1,4 +1,4 @@
-"""Vectors of texts and scores of pairs: what an engine is asked, and what it answers."""
+"""Vectors of texts and images, scores of pairs: what an engine is asked, and what it answers."""
 
 import msgspec
 
@@ -10,8 +10,14 @@ class NamedText(msgspec.Struct, frozen=True, kw_only=True):
     param: str
 
 
+class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
+    """An encoded image, for a model that embeds images beside texts."""
+
+    data: bytes
+
+
 class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
-    """Vectors of texts. Answered by `Embedded`.
+    """Vectors of texts and images. Answered by `Embedded`.
 
     Args:
         inputs: Text is framed as the model wants it; token ids are taken as they are.
@@ -22,7 +28,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     """
 
     request_id: str
-    inputs: tuple[str | tuple[int, ...], ...]
+    inputs: tuple[str | tuple[int, ...] | Picture, ...]
     params: tuple[str, ...]
     dimensions: int | None = None
     truncate_tokens: int | None = None

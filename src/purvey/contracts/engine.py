@@ -17,7 +17,7 @@ from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
 from purvey.contracts.explain import ExplanationRequest, ExplanationResult
 from purvey.contracts.model import InputSpec, ModelSource, Task
 from purvey.contracts.sampling import Sampling
-from purvey.contracts.speech.transcription import Transcribe, TranscriptEvent
+from purvey.contracts.speech.transcription import SpeechSkills, Transcribe, TranscriptEvent
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,8 +97,7 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     `precision` is what a language model is computed in; other models compute in float32.
     `kept_folder` holds weights as they are computed with, at most `kept_bytes` of them, so that a
     second load is quick; "" keeps none. `adapter_bytes` is what its adapters may take together; 0
-    serves none.
-    `failpoints` is a plan of `purvey.failpoints`, empty but in tests.
+    serves none. `failpoints` is a plan of `purvey.failpoints`, empty but in tests.
     """
 
     source: ModelSource
@@ -212,6 +211,9 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
         workspace_bytes: What one step may take beside it; 0 where that is not told.
         precision: `float32` and so on, as computed.
         path: What computes it.
+        is_calibrated: Whether probabilities were fitted on validation rows.
+        similarity_scale: Of images beside texts: what makes logits of cosines; 0 elsewhere.
+        speech: Of a recogniser: what it can do.
     """
 
     task: Task
@@ -227,6 +229,8 @@ class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     precision: str = "float32"
     path: ComputePath = "native"
     is_calibrated: bool = False
+    similarity_scale: float = 0.0
+    speech: SpeechSkills = SpeechSkills()
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag="waiting"):
@@ -264,9 +268,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
     """New output, whole characters only; may be empty beside log-probabilities.
 
     What a model thinks and calls in answer to a conversation is told apart from `text`; in one
-    delta, reasoning comes before text, and text before calls. An echoed prompt comes first, as
-    one delta of 0 `num_tokens`; its `tokens` then are the prompt's, the first with
-    log-probability 0 since nothing stands before it.
+    delta, reasoning comes before text, and text before calls. An echoed prompt comes first, as one
+    delta of 0 `num_tokens`; its `tokens` are the prompt's, the first with log-probability 0.
     """
 
     request_id: str
@@ -306,11 +309,12 @@ class Classified(msgspec.Struct, frozen=True, kw_only=True, tag="classified"):
 
 
 class Tokenized(msgspec.Struct, frozen=True, kw_only=True, tag="tokenized"):
-    """Token ids and, aligned, each token's text."""
+    """Token ids and, aligned, each token's text; before them come `num_pictured` of images."""
 
     request_id: str
     tokens: tuple[int, ...]
     texts: tuple[str, ...]
+    num_pictured: int = 0
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True, tag="explained"):

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
+import msgspec
+
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import (
     AudioSpec,
     DecoderFamily,
     EncoderFamily,
     ImageSpec,
+    InputSpec,
     ModelManifest,
     PretrainedFamily,
     TextSpec,
@@ -25,6 +28,15 @@ INPUTS_NAME = "preprocessor_config.json"
 """What says how images or recordings are prepared."""
 _UNSAID: Mapping[str, Any] = MappingProxyType({})
 _IMAGE_HEAD = "ForImageClassification"
+_CTC_HEAD = "ForCTC"
+_CLIP_IMAGES: Mapping[str, Any] = MappingProxyType(
+    {
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+)
+"""What the library takes of CLIP where nothing is said."""
+_BICUBIC = 3
 _LARGEST_SIDE = 1_024
 _RATES_HZ = range(1_000, 48_001)
 _LONGEST_S = 30.0
@@ -60,8 +72,12 @@ def manifest_of(
         )
     if config.get("model_type") == "vit":
         return _image_classifier(config, inputs)
+    if config.get("model_type") == "clip":
+        return _of_images_and_texts(config, inputs)
     if config.get("model_type") == "wav2vec2":
-        return _sound_classifier(config, inputs)
+        return _hearing_samples(config, inputs)
+    if config.get("model_type") == "whisper":
+        return _hearing_bands(config, inputs)
     if has_modules:
         return ModelManifest(family="decoder", task="embedding")
     model_type = config.get("model_type")
@@ -120,17 +136,79 @@ def _image_classifier(config: Mapping[str, Any], images: Mapping[str, Any]) -> M
     )
 
 
-def _sound_classifier(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> ModelManifest:
-    """Say what a folder that hears samples holds; without a head it has no labels."""
+def _of_images_and_texts(config: Mapping[str, Any], images: Mapping[str, Any]) -> ModelManifest:
+    """Say what a folder of CLIP holds: vectors of images and texts, or a classifier of images."""
+    found = config.get("vision_config")
+    vision: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    spec = _image_spec(vision, {**_CLIP_IMAGES, **images})
+    if spec is not None:
+        spec = _fitted(spec, images)
+    if not _names_class(config, _IMAGE_HEAD):
+        inputs: dict[str, InputSpec] = {}
+        if spec is not None:
+            inputs = {"image": spec, "text": TextSpec()}
+        return ModelManifest(family="clip", task="embedding", inputs=inputs)
+    return ModelManifest(
+        family="clip",
+        task="image-classification",
+        labels=label_names(config),
+        inputs={} if spec is None else {"input": squeezed(spec)},
+    )
+
+
+def squeezed(spec: ImageSpec) -> ImageSpec:
+    """Return how the whole of an image is seen, for what tells places of it apart."""
+    return msgspec.structs.replace(spec, is_cropped=False)
+
+
+def _fitted(spec: ImageSpec, images: Mapping[str, Any]) -> ImageSpec | None:
+    """Return how CLIP resizes images; None where that is not done here."""
+    side, size, crop = spec.height, images.get("size"), images.get("crop_size")
+    crops = (None, side, {"height": side, "width": side})
+    is_cut = images.get("do_center_crop") is not False
+    if spec.width != side or images.get("do_resize") is False or crop not in crops:
+        return None
+    is_whole = size == {"height": side, "width": side}
+    if not is_whole and (size not in (None, side, {"shortest_edge": side}) or not is_cut):
+        return None
+    is_bicubic = images.get("resample", _BICUBIC) == _BICUBIC
+    return msgspec.structs.replace(spec, is_cropped=not is_whole, is_bicubic=is_bicubic)
+
+
+def _hearing_samples(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> ModelManifest:
+    """Say what a folder that hears samples holds.
+
+    With a CTC head it writes down speech; else it classifies, and without a head has no labels.
+    """
     rate_hz = inputs.get("sampling_rate", 16_000)
     spec = AudioSpec(sample_rate_hz=rate_hz, max_s=_LONGEST_S, num_mels=0)
     is_known = type(rate_hz) is int and rate_hz in _RATES_HZ
     return ModelManifest(
         family="wav2vec2",
-        task="audio-classification",
+        task="speech-recognition" if _names_class(config, _CTC_HEAD) else "audio-classification",
         labels=label_names(config) if is_classifier(config) else (),
         inputs={"input": spec} if is_known else {},
         hyperparameters={"is_normalised": inputs.get("do_normalize") is not False},
+    )
+
+
+def _hearing_bands(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> ModelManifest:
+    """Say what a folder of Whisper holds: windows of a fixed length, in mel bands.
+
+    There is no input where the two files do not agree on bands or on the length of a window.
+    """
+    rate_hz, hop = inputs.get("sampling_rate", 16_000), inputs.get("hop_length", 160)
+    num_mels, num_given = config.get("num_mel_bins", 80), inputs.get("feature_size", 80)
+    steps = config.get("max_source_positions", 1_500)
+    window_s = inputs.get("chunk_length", 30)
+    numbers = (rate_hz, hop, num_mels, steps, window_s)
+    is_known = all(type(n) is int and n > 0 for n in numbers) and rate_hz in _RATES_HZ
+    is_agreed = is_known and num_given == num_mels and 2 * steps * hop == window_s * rate_hz
+    spec = AudioSpec(sample_rate_hz=rate_hz, max_s=window_s, num_mels=num_mels)
+    return ModelManifest(
+        family="whisper",
+        task="speech-recognition",
+        inputs={"input": spec} if is_agreed and window_s <= _LONGEST_S else {},
     )
 
 

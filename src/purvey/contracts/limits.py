@@ -83,6 +83,8 @@ class Limits:
     """Choices of one question."""
     image_bytes: int = 16 * 2**20
     """One encoded image."""
+    conversation_image_bytes: int = 32 * 2**20
+    """All encoded images of one conversation."""
     image_pixels: int = 40_000_000
     """Width times height of one image, checked from its header before decoding."""
     request_pixels: int = 160_000_000
@@ -116,7 +118,9 @@ class Limits:
     pulled_bytes: int = 512 * 2**30
     """All files of one model that is pulled from the hub."""
     running_pulls: int = 4
-    """Models that one server pulls at one time."""
+    """Models, and datasets of each kind of source, that one server pulls at one time."""
+    listed_objects: int = 100_000
+    """Objects of a store under one folder that is pulled."""
     archive_entries: int = 200_000
     """Entries of one uploaded zip."""
     archive_bytes: int = 4 * 2**30

@@ -14,8 +14,9 @@ DecoderFamily = Literal["gemma2", "gemma3_text", "llama", "mistral", "qwen2", "q
 EncoderFamily = Literal["bert", "distilbert", "roberta", "xlm-roberta"]
 """`model_type` of the Hugging Face configurations that our encoder computes."""
 
-PretrainedFamily = Literal["vit", "wav2vec2"]
-"""`model_type` of the Hugging Face configurations of classifiers that transformers computes."""
+PretrainedFamily = Literal["clip", "vit", "wav2vec2"]
+"""`model_type` of the Hugging Face configurations of classifiers that transformers computes; `clip`
+is that of image-and-text embedders, too."""
 
 ClassifierTask = Literal[
     "text-classification", "image-classification", "audio-classification", "classification"
@@ -42,13 +43,15 @@ Family = Literal[
     "module",
     "speech",
     PretrainedFamily,
+    "whisper",
     "vision-language",
     "upstream",
 ]
 """`decoder`: models/decoder.py. `transformers`: models/foreign.py. `encoder`: models/encoder.
 `text-ngrams`: models/text_ngrams.py. `network`: one of models/networks. `module`: a user's class.
-`speech`: models/speech. `vit`, `wav2vec2`: models/pretrained. `vision-language`: models/seeing.
-`upstream`: another server, never a folder."""
+`speech`: models/speech. `clip`, `vit`, `wav2vec2`: models/pretrained, and the last for task
+speech-recognition models/speech/wav2vec2. `whisper`: models/speech/whisper. `vision-language`:
+models/seeing. `upstream`: another server, never a folder."""
 UPSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an upstream, a server that computes models for this one, may be called."""
 UpstreamTask = Literal["text-generation", "embedding"]
@@ -56,13 +59,25 @@ UpstreamTask = Literal["text-generation", "embedding"]
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
-    """Images are resized to `height` x `width`, scaled to [0, 1], then normalised per channel."""
+    """Images are resized to `height` x `width`, scaled to [0, 1], then normalised per channel.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        channels: 1 for grey, 3 for RGB.
+        mean: Of each channel, taken off; nothing where there is none.
+        std: Of each channel, divided by; nothing where there is none.
+        is_cropped: Keep the proportions and take the middle, instead of squeezing the whole.
+        is_bicubic: Resize by cubic instead of linear interpolation.
+    """
 
     height: int
     width: int
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    is_cropped: bool = False
+    is_bicubic: bool = False
 
 
 class TextSpec(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
@@ -120,8 +135,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         temperature: Softmax temperature fitted on validation rows; 1 when uncalibrated.
         is_calibrated: Whether `temperature` was fitted.
         score: For task regression: the score is `mean + std` times what the network gives.
-        vocabulary: For family `speech`: the characters that it writes, in the order of its outputs,
-            which begin with the blank.
+        vocabulary: For families `speech` and `wav2vec2`: the characters that it writes, in the
+            order of its outputs, which begin with the blank; `vocab.json` says them of the latter.
         base: Digest of the base folder when this folder holds only a LoRA adapter
             (`adapter_config.json`, `adapter_model.safetensors`), else None.
         lineage: Free record: recipe digest, dataset digest, code version, environment.

@@ -58,6 +58,8 @@ class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image")
         width: Columns wanted.
         channels: 1 for grey, 3 for RGB.
         max_pixels: Width times height that its header may announce.
+        is_cropped: Whether its proportions are kept, and what is beside the middle is cut off.
+        is_bicubic: Whether interpolation is cubic instead of linear.
     """
 
     data: bytes
@@ -65,6 +67,8 @@ class DecodeImage(msgspec.Struct, frozen=True, kw_only=True, tag="decode_image")
     width: int
     channels: int
     max_pixels: int
+    is_cropped: bool = False
+    is_bicubic: bool = False
 
 
 class DecodeAudio(msgspec.Struct, frozen=True, kw_only=True, tag="decode_audio"):

@@ -100,9 +100,7 @@ def parse_recipe(values: dict[str, Any], *, at: str = "recipe") -> TrainConfig:
     _check_model(recipe, at=at)
     check_applies(recipe.train, task=recipe.task, at=at)
     check_regression(recipe.regression, task=recipe.task, at=at)
-    check_embedding(
-        recipe.embedding, task=recipe.task, loop=recipe.train, parallel=recipe.parallel, at=at
-    )
+    check_embedding(recipe.embedding, task=recipe.task, loop=recipe.train, at=at)
     has_base = recipe.model.base is not None
     is_new_decoder = recipe.task == "text-generation" and not has_base
     check_parallel(
@@ -155,6 +153,11 @@ def _check_model(recipe: TrainConfig, *, at: str) -> None:
         raise InvalidValueError(
             "init.scheme fills the weights of a new architecture; model.base has its own.",
             param=f"{at}.init.scheme",
+        )
+    if recipe.model.language is not None and recipe.task != "speech-recognition":
+        raise InvalidValueError(
+            f"model.language has no effect on {recipe.task}; leave it out.",
+            param=f"{at}.model.language",
         )
     check_scaling(
         recipe.model, task=recipe.task, loop=recipe.train, scheme=recipe.init.scheme, at=at

@@ -107,6 +107,8 @@ def _check_conversation(row: object, refuse: _Refuse) -> None:
 
 
 def _check_preference(row: object, refuse: _Refuse) -> None:
+    if isinstance(row, dict) and "messages" in row and PROMPT not in row:
+        refuse('a conversation, which the method "supervised" learns from')
     if not isinstance(row, dict) or not isinstance(row.get(PROMPT), dict):
         refuse(f'a row is an object with "{PROMPT}", "{ANSWERS[0]}" and "{ANSWERS[1]}"')
     messages = row[PROMPT].get("messages")

@@ -47,6 +47,11 @@ _HEAD_BYTES = 512
 MAX_INNER_FILES = 10_000
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "_target_"})
 _CHUNK_BYTES = 2**20
+_WRITING_FILES = {
+    ("wav2vec2", "speech-recognition"): ("vocab.json",),
+    ("whisper", "speech-recognition"): ("tokenizer.json", "generation_config.json"),
+}
+"""What a recogniser of the library writes with, by family and task."""
 _Headers = Mapping[str, Mapping[str, TensorEntry]]
 """Tensors by name, by the name of their file."""
 
@@ -253,8 +258,12 @@ def _require_whole(folder: Path, headers: _Headers, manifest: ModelManifest) -> 
             raise _invalid(f"the folder holds a model that sees, without {EYES_NAME}.")
     elif not headers:
         raise _invalid("the folder holds no safetensors file.")
-    elif manifest.family in PRETRAINED and not manifest.inputs:
+    elif manifest.family in (*PRETRAINED, "whisper") and not manifest.inputs:
         raise _invalid(f"config.json or {INPUTS_NAME} describes no input that is prepared here.")
+    for name in _WRITING_FILES.get((manifest.family, manifest.task), ()):
+        _object(folder, name)
+    if (manifest.family, manifest.task) == ("clip", "embedding"):
+        _object(folder, "tokenizer.json")
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -28,6 +28,11 @@ def safetensors_bytes(header: Mapping[str, object], *, num_bytes: int = 16) -> b
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 8}
+CLIP = {
+    "model_type": "clip",
+    "architectures": ["CLIPModel"],
+    "vision_config": {"image_size": 8, "patch_size": 4},
+}
 CROSS_ENCODER = BERT | {
     "architectures": ["BertForSequenceClassification"],
     "id2label": {"0": "relevance"},
@@ -87,13 +92,27 @@ def write_plausible_recogniser(folder: Path) -> Path:
     return folder
 
 
-def write_plausible_seer(folder: Path) -> Path:
+def write_plausible_whisper(folder: Path) -> Path:
+    """Write a model of the Whisper family; a scripted engine hears as `scripted_speech` says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = ModelManifest(
+        family="whisper", task="speech-recognition", inputs={"input": AudioSpec(max_s=30.0)}
+    )
+    (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    write_zeros(folder / "model.safetensors", {"model.encoder.conv1.bias": (2,)})
+    return folder
+
+
+def write_plausible_seer(folder: Path, *, num_images: int = 1) -> Path:
     """Write a model that answers about images; a scripted engine answers as about text alone."""
     write_plausible_folder(folder)
+    names = ["image", *(f"image_{number}" for number in range(2, num_images + 1))]
     manifest = ModelManifest(
         family="vision-language",
         task="image-text-to-text",
-        inputs={"image": ImageSpec(height=8, width=8)},
+        inputs=dict.fromkeys(names, ImageSpec(height=8, width=8)),
         architecture="vision-decoder",
     )
     (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))

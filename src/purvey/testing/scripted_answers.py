@@ -10,6 +10,8 @@ import re
 import struct
 import zlib
 
+import msgspec
+
 from purvey.contracts.engine import (
     AudioInput,
     ChatPrompt,
@@ -56,6 +58,13 @@ def rendered(prompt: Prompt) -> str:
             if not all(token < 0xD800 or 0xE000 <= token < 0x110000 for token in prompt.tokens):
                 raise InvalidValueError("a token id is not in the vocabulary.", param="prompt")
             return "".join(chr(token) for token in prompt.tokens)
+
+
+def without_images(prompt: Prompt) -> Prompt:
+    """Return the prompt without what stands before a conversation."""
+    if isinstance(prompt, ChatPrompt):
+        return msgspec.structs.replace(prompt, images=())
+    return prompt
 
 
 def echo(prompt: Prompt) -> str:

@@ -34,7 +34,12 @@ from purvey.contracts.engine import (
 )
 from purvey.contracts.hugging_face import MODULES_NAME, manifest_of
 from purvey.contracts.model import GENERATING, MANIFEST_NAME, ModelManifest, Task
-from purvey.contracts.speech.transcription import Heard, Transcribe, TranscriptEvent
+from purvey.contracts.speech.transcription import (
+    Heard,
+    SpeechSkills,
+    Transcribe,
+    TranscriptEvent,
+)
 from purvey.errors import (
     ContextLengthError,
     MethodUnsupportedError,
@@ -189,11 +194,12 @@ class ScriptedEngine:
         with self._admitted(request):
             self._require("speech-recognition")
             words = scripted_speech.words_of(request.data)
-            for word in words:
+            has_times = self._model.speech.has_word_times
+            for word in words if has_times else scripted_speech.segments_of(words):
                 await self._step()
                 yield Heard(request_id=request.request_id, words=(word,))
             await self._step()
-            yield scripted_speech.end_of(request.request_id, words)
+            yield scripted_speech.end_of(request, words, skills=self._model.speech)
 
     async def embed(self, request: Embed) -> Embedded:
         """Return vectors of texts."""
@@ -210,15 +216,16 @@ class ScriptedEngine:
             return scripted_vectors.ranked(request, context_tokens=self._model.context_tokens)
 
     async def tokenize(self, request: Tokenize) -> Tokenized:
-        """Return one token per character."""
+        """Return one token per character, and count those of images."""
         with self._admitted(request), self._adapters.held(request.adapter):
             self._require_generation()
             await self._step()
-            text = answers.rendered(request.prompt)
+            text = answers.rendered(answers.without_images(request.prompt))
             return Tokenized(
                 request_id=request.request_id,
                 tokens=tuple(ord(c) for c in text),
                 texts=tuple(text),
+                num_pictured=len(answers.rendered(request.prompt)) - len(text),
             )
 
     async def explain(self, request: Explain) -> Explained:
@@ -368,7 +375,9 @@ class ScriptedLauncher:
             claim = msgspec.structs.replace(claim, task=manifest.task, inputs=manifest.inputs)
             is_foreign = manifest.family == "transformers"
             return msgspec.structs.replace(claim, path="transformers") if is_foreign else claim
-        is_embedder, has_tokens = manifest.task == "embedding", not manifest.inputs
+        is_embedder = manifest.task == "embedding"
+        has_tokens = is_embedder or not manifest.inputs
+        is_whisper = manifest.family == "whisper"
         return ModelLoaded(
             task=manifest.task,
             context_tokens=self._context_tokens if has_tokens else 0,
@@ -378,6 +387,8 @@ class ScriptedLauncher:
             num_parameters=10,
             resident_bytes=1_024,
             is_calibrated=manifest.is_calibrated,
+            similarity_scale=scripted_vectors.SCALE if is_embedder and manifest.inputs else 0.0,
+            speech=scripted_speech.SKILLS if is_whisper else SpeechSkills(),
         )
 
 

@@ -1,17 +1,31 @@
 """What a scripted recogniser hears: the words that a recording's bytes spell.
 
 A recording that is no text is heard as a few words of its digest. Each word lasts half a second.
+One of the Whisper family tells times of segments, of two words each.
 """
 
 import hashlib
 from collections.abc import Sequence
 
-from purvey.contracts.speech.transcription import Transcribed, Word
+import msgspec
+
+from purvey.contracts.speech.transcription import (
+    SpeechSkills,
+    Transcribe,
+    Transcribed,
+    Word,
+    text_of,
+)
 from purvey.errors import InvalidValueError
 
 WORD_S = 0.5
 COMPUTE_S = 0.001
 LOGPROB = -0.125
+LANGUAGE = "de"
+SKILLS = SpeechSkills(
+    languages=(LANGUAGE, "en"), takes_prompt=True, translates=True, has_word_times=False
+)
+"""Of one of the Whisper family."""
 
 
 def words_of(data: bytes) -> list[Word]:
@@ -39,8 +53,20 @@ def words_of(data: bytes) -> list[Word]:
     ]
 
 
-def end_of(request_id: str, words: Sequence[Word]) -> Transcribed:
+def segments_of(words: Sequence[Word]) -> list[Word]:
+    """Return words two by two, each pair as one that is told as a whole."""
+    pairs = [words[start : start + 2] for start in range(0, len(words), 2)]
+    return [
+        msgspec.structs.replace(pair[0], text=text_of(pair), end_s=pair[-1].end_s, segment=number)
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def end_of(request: Transcribe, words: Sequence[Word], *, skills: SpeechSkills) -> Transcribed:
     """Return the last word of a transcription."""
     return Transcribed(
-        request_id=request_id, audio_s=len(words) * WORD_S, compute_s=COMPUTE_S * len(words)
+        request_id=request.request_id,
+        audio_s=len(words) * WORD_S,
+        compute_s=COMPUTE_S * len(words),
+        language=(request.language or LANGUAGE) if skills.languages else None,
     )

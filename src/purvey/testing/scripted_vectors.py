@@ -1,7 +1,7 @@
 """What a scripted embedding model or cross-encoder says: pure functions of the texts.
 
-A token is one character. Vectors come from a digest; a pair scores the share of the first text's
-words that the second holds.
+A token is one character. Vectors come from a digest, an image's from that of its bytes; a pair
+scores the share of the first text's words that the second holds.
 """
 
 import hashlib
@@ -9,18 +9,21 @@ import math
 import struct
 from collections.abc import Sequence
 
-from purvey.contracts.embedding import Embed, Embedded, Rank, Ranked
+from purvey.contracts.embedding import Embed, Embedded, Picture, Rank, Ranked
 from purvey.contracts.engine import TokenPrompt
 from purvey.errors import ContextLengthError, InvalidValueError
 from purvey.testing.scripted_answers import rendered
 
 VECTOR_SIZE = 8
 COMPUTE_S = 0.001
+SCALE = 10.0
+"""What cosines with images are multiplied by."""
 
 
-def vector(text: str, dimensions: int = VECTOR_SIZE) -> tuple[float, ...]:
+def vector(given: str | bytes, dimensions: int = VECTOR_SIZE) -> tuple[float, ...]:
     """Return a vector of length 1, up to the rounding of float32."""
-    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    data = given if isinstance(given, bytes) else given.encode("utf-8", "replace")
+    digest = hashlib.sha256(data).digest()
     numbers = [byte - 127.5 for byte in digest[:dimensions]]
     length = math.sqrt(sum(number**2 for number in numbers))
     return tuple(number / length for number in numbers)
@@ -36,9 +39,13 @@ def embedded(request: Embed, *, context_tokens: int) -> Embedded:
     dimensions = request.dimensions or VECTOR_SIZE
     if dimensions > VECTOR_SIZE:
         raise InvalidValueError(f"vectors have {VECTOR_SIZE} numbers.", param="dimensions")
-    given = [_text(one, name) for one, name in zip(request.inputs, request.params, strict=True)]
-    texts = _fitted(given, request.params, context_tokens, request.truncate_tokens)
-    vectors = (struct.pack(f"<{dimensions}f", *vector(text, dimensions)) for text in texts)
+    named = list(zip(request.inputs, request.params, strict=True))
+    said = [(_text(one, name), name) for one, name in named if not isinstance(one, Picture)]
+    given, names = [text for text, _ in said], [name for _, name in said]
+    texts = _fitted(given, names, context_tokens, request.truncate_tokens)
+    left = iter(texts)
+    ready = (one.data if isinstance(one, Picture) else next(left) for one in request.inputs)
+    vectors = (struct.pack(f"<{dimensions}f", *vector(one, dimensions)) for one in ready)
     return Embedded(
         request_id=request.request_id,
         vectors=tuple(vectors),

@@ -34,6 +34,9 @@ class ModelConfig(Part):
     scaling: Scaling = "standard"
     """`mup`: a learning rate found at width factor 1 serves at every other (Yang et al. 2022)."""
 
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    """Of the transcripts, by its code, for a base of the Whisper family that knows several."""
+
     @model_validator(mode="after")
     def _one_source(self) -> "ModelConfig":
         if self.base is not None and self.architecture is not None:

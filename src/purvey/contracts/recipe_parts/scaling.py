@@ -14,6 +14,13 @@ _NETWORKS = (*MUP_NETWORKS, "audio-convnet", "fusion", "ctc", "text-ngrams")
 """Those whose hyperparameters the factors multiply."""
 _MUP_SCHEMES: tuple[InitScheme, ...] = ("default", "kaiming_normal", "kaiming_uniform")
 """Those whose deviation follows a layer's inputs alone."""
+_GROWN: frozenset[TrainedTask] = frozenset(
+    {
+        *("text-generation", "text-classification", "embedding", "image-classification"),
+        *("audio-classification", "speech-recognition"),
+    }
+)
+"""Tasks whose bases grow, most kinds of them."""
 _WIDE, _DEEP = ("width", "heads"), ("depth",)
 """Hyperparameters of built-in networks that the factors multiply."""
 
@@ -58,11 +65,9 @@ def check_scaling(
             f"model.{field} is for a network that is trained whole: set train.method 'full'.",
             param=f"{at}.model.{field}",
         )
-    if model.base is not None and task != "text-generation":
-        raise InvalidValueError(
-            f"model.{field} is for language models where there is a base; leave it out of {task}.",
-            param=f"{at}.model.{field}",
-        )
+    if model.base is not None:
+        _check_grown(model, task=task, at=at)
+        return
     if task != "text-generation":
         _check_network(model, at=at)
     if model.scaling == "mup":
@@ -88,6 +93,22 @@ def _scaled_decoder(model: ModelConfig) -> dict[str, Any]:
     wide = ("hidden_size", "num_heads", "num_kv_heads", "mlp_size")
     larger = {name: getattr(base, name) * model.width_factor for name in wide}
     return given | larger | {"num_layers": base.num_layers * model.depth_factor}
+
+
+def _check_grown(model: ModelConfig, *, task: TrainedTask, at: str) -> None:
+    """Refuse to grow what no way is known for; which kind of network a base is shows later."""
+    field = _field_set(model)
+    if task not in _GROWN:
+        raise InvalidValueError(
+            f"model.{field} does not grow a base of {task}; it is for {', '.join(sorted(_GROWN))}.",
+            param=f"{at}.model.{field}",
+        )
+    if model.scaling == "mup" and task != "text-generation":
+        raise InvalidValueError(
+            f"model.scaling 'mup' is for language models where there is a base; leave it out of "
+            f"{task}.",
+            param=f"{at}.model.scaling",
+        )
 
 
 def _check_network(model: ModelConfig, *, at: str) -> None:

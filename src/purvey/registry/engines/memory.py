@@ -158,4 +158,4 @@ def _is_foreign(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):  # what loads the folder says what is wrong with it
         return False
-    return manifest_of(config, has_modules=False).family in ("transformers", *PRETRAINED)
+    return manifest_of(config, has_modules=False).family in (*PRETRAINED, "transformers", "whisper")
