@@ -7,7 +7,8 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 DEMO_ARGS ?=
-# Tests wait for processes more than they compute; files stay whole, so that their servers are shared.
+# Tests wait for processes more than they compute; files stay whole, so that their servers are shared. A process of them
+# computes by one thread: more would wait for the cores of the others.
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,7 @@ demo: $(VENV)/.engine ## data to served, explained model on this machine; DEMO_A
 	$(BIN)/purvey demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev ## run the test suite, in TEST_PROCESSES processes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-control: pyproject.toml constraints.txt ## run the control plane's tests in an environment without torch
 	$(PYTHON) -m venv $(VENV)-control

@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,19 @@ def make_settings(data_dir: Path, **changes: object) -> Settings:
         "spare_engine": False,  # it imports for seconds what most tests do not need
     }
     return Settings.model_validate(values | changes)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Search for no garbage while tests are collected: what that imports and makes stays."""
+    gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect what tests make, and never look again at what was there before them."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from purvey.contracts.records import Scope
 from purvey.errors import error_classes
 from purvey.testing.model_folder import (
     BERT,
+    CLIP,
     CROSS_ENCODER,
     LLAMA,
     TENSOR,
@@ -217,6 +218,12 @@ def spam(register: Callable[..., str]) -> str:
 def minilm(register: Callable[..., str]) -> str:
     """A registered model for embedding; one character is one token, 4096 at most."""
     return register("minilm", config=BERT)
+
+
+@pytest.fixture(scope="module")
+def clip(register: Callable[..., str]) -> str:
+    """A registered model that embeds images beside texts."""
+    return register("clip", config=CLIP)
 
 
 @pytest.fixture(scope="module")

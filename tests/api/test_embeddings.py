@@ -3,21 +3,24 @@
 import base64
 import struct
 from collections.abc import Callable
+from math import exp
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 from openai import BadRequestError, OpenAI
 
-from purvey.contracts.embedding import Embed
+from purvey.contracts.embedding import Embed, Picture
 from purvey.contracts.limits import LIMITS
 from purvey.testing.scripted_engine import ScriptedEngine
-from purvey.testing.scripted_vectors import VECTOR_SIZE, vector
+from purvey.testing.scripted_vectors import SCALE, VECTOR_SIZE, vector
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal
 
 PATH = "/v1/embeddings"
+IMAGE = "data:image/png;base64," + base64.b64encode(b"an image").decode()
 
 
 def _float32(numbers: tuple[float, ...]) -> list[float]:
@@ -115,8 +118,12 @@ def test_long_texts_are_refused_or_cut_as_asked(
         ({"input": [[["a"]]]}, "input.0.0"),
         ({"input": None}, "input"),
         ({"input": 7}, "input"),
-        ({"input": {"image": "data:image/png;base64,AA=="}}, "input"),
-        ({"input": [{"type": "image_url", "image_url": {"url": "x"}}]}, "input"),
+        ({"input": {"image": ""}}, "input.image"),
+        ({"input": {}}, "input"),
+        ({"input": ["a", {"text": "b", "image": IMAGE}]}, "input.1"),
+        ({"input": ["a", {"text": ""}]}, "input.1.text"),
+        ({"input": [{"text": "b"}, 1]}, "input.1"),
+        ({"input": [{"type": "image_url"}]}, "input.0.type"),
         ({"input": ["a"] * (LIMITS.embedding_inputs + 1)}, "input"),
         ({"input": [[1]] * (LIMITS.embedding_inputs + 1)}, "input"),
         ({"input": [55_296]}, "input"),
@@ -140,6 +147,74 @@ def test_bad_input_is_refused_by_name(
     message = refused(answer, 400, "invalid_value", param)
     assert len(message) < 300
     assert http.post(PATH, json={"model": minilm, "input": "cat"}).status_code == 200
+
+
+def test_images_stand_beside_texts(
+    http: httpx2.Client,
+    clip: str,
+    minilm: str,
+    engine_of: Callable[[str], ScriptedEngine],
+    refused: "Refusal",
+    usage_by_kind: Callable[[], dict[str, Any]],
+) -> None:
+    before = usage_by_kind().get("embedding", {"images": 0})["images"]
+    body = {"model": clip, "input": ["cat", {"image": IMAGE}, {"text": "dogs"}]}
+    answer = http.post(PATH, json=body)
+    assert answer.status_code == 200, answer.text
+    vectors = [tuple(one["embedding"]) for one in answer.json()["data"]]
+    wanted = [_float32(vector(given)) for given in ("cat", b"an image", "dogs")]
+    assert vectors == [tuple(numbers) for numbers in wanted]
+    assert answer.json()["usage"]["prompt_tokens"] == len("catdogs")
+    assert usage_by_kind()["embedding"]["images"] == before + 1
+    alone = http.post(PATH, json={"model": clip, "input": {"image": IMAGE}}).json()["data"]
+    assert [tuple(one["embedding"]) for one in alone] == vectors[1:2]
+    request = engine_of(clip).requests[-1]
+    assert isinstance(request, Embed)
+    assert (request.inputs, request.params) == ((Picture(data=b"an image"),), ("input.image",))
+    for model, given, code, param in (
+        (minilm, ["a", {"image": IMAGE}], "unsupported_value", "input.1.image"),
+        (clip, [{"image": "data:text/plain;base64,AA=="}], "invalid_value", "input.0.image"),
+        (clip, [{"image": "file-none"}], "not_found", "input.0.image"),
+    ):
+        answer = http.post(PATH, json={"model": model, "input": given})
+        refused(answer, 404 if code == "not_found" else 400, code, param)
+
+
+def test_descriptions_of_an_image_are_weighed(
+    sdk: OpenAI, http: httpx2.Client, clip: str, refused: "Refusal"
+) -> None:
+    parts = [{"type": "input_image", "image_url": IMAGE}]
+    asked: dict[str, Any] = {
+        "model": clip,
+        "input": [{"role": "user", "content": parts}],
+        "questions": [
+            {
+                "type": "choice",
+                "instructions": "What is it?",
+                "choices": [{"value": "a", "description": "a cat"}, {"value": "dog"}],
+            },
+            {
+                "type": "score",
+                "instructions": "How large?",
+                "levels": [{"label": "small"}, {"label": "large"}],
+            },
+        ],
+    }
+    choice, score = sdk.decisions.create(**asked).answers
+    assert choice.type == "choice"
+    assert score.type == "score"
+    for answer, texts in ((choice, ("a cat", "dog")), (score, ("small", "large"))):
+        cosines = (sum(map(mul, vector(b"an image"), vector(text))) for text in texts)
+        weights = [exp(SCALE * cosine) for cosine in cosines]
+        found = [one.probability for one in answer.probabilities]
+        assert found == pytest.approx([weight / sum(weights) for weight in weights], abs=1e-5)
+    predicate = {"type": "predicate", "instructions": "Is it a cat?"}
+    for fields, param in (
+        ({"questions": [predicate]}, "questions.0.type"),
+        ({"input": "a cat"}, "input"),
+    ):
+        refusal = http.post("/v1/decisions", json=asked | fields)
+        refused(refusal, 400, "invalid_value", param)
 
 
 def test_as_many_texts_as_the_limit_says_are_taken(http: httpx2.Client, minilm: str) -> None:

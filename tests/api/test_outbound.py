@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
+from purvey.contracts.embedding import Picture
 from purvey.contracts.engine import ImageInput
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.model import ImageSpec, TextSpec
@@ -70,9 +71,13 @@ SINKS = {
         "input.photo.image",
         lambda u: {"model": "mixed", "input": {"note": "0", "photo": {"image": u}}},
     ),
+    "embed": Sink(
+        "/v1/embeddings", "input.1.image", lambda u: {"model": "clip", "input": ["a", {"image": u}]}
+    ),
     "explain": Sink("/v1/explanations", "input.image", lambda u: {**DIGITS, "input": {"image": u}}),
     "decide": Sink("/v1/decisions", "input.0.content.0.image_url", _decision),
     "chat": Sink("/v1/chat/completions", "messages.0.content.0.image_url.url", _question),
+    "tokenize": Sink("/v1/tokenize", "messages.0.content.0.image_url.url", _question),
 }
 
 
@@ -123,8 +128,8 @@ def api(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(register: Callable[..., str], seer: str) -> None:
-    assert seer == "seer", "the model of the sink in chat"
+def _models(register: Callable[..., str], seer: str, clip: str) -> None:
+    assert (seer, clip) == ("seer", "clip"), "the models of sinks in chat and of what embeds"
     image = ImageSpec(height=8, width=8)
     register("digits", labels=("0", "1"), inputs={"input": image})
     register("mixed", labels=("0", "1"), inputs={"note": TextSpec(), "photo": image})
@@ -151,7 +156,9 @@ def test_an_image_is_fetched_before_the_engine_is_asked(
     request: Any = engine_of(name).requests[-1]
     if sink.path == "/v1/explanations":
         assert request.request.image == tiny_png()
-    elif sink.path == "/v1/chat/completions":
+    elif sink.path == "/v1/embeddings":
+        assert request.inputs == ("a", Picture(data=tiny_png()))
+    elif sink.path in {"/v1/chat/completions", "/v1/tokenize"}:
         assert request.prompt.images == (ImageInput(data=tiny_png()),)
     else:
         assert ImageInput(data=tiny_png()) in request.inputs[0].values()

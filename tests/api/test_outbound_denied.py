@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(register: Callable[..., str], seer: str) -> None:
-    assert seer == "seer", "the model of the sink in chat"
+def _models(register: Callable[..., str], seer: str, clip: str) -> None:
+    assert (seer, clip) == ("seer", "clip"), "the models of sinks in chat and of what embeds"
     image = ImageSpec(height=8, width=8)
     register("digits", labels=("0", "1"), inputs={"input": image})
     register("mixed", labels=("0", "1"), inputs={"note": TextSpec(), "photo": image})

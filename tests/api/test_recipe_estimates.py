@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 
 from purvey.contracts.jobs import JobFailed
-from purvey.testing.scripted_jobs import ESTIMATED, Conversation, crash, fail
+from purvey.testing.scripted_jobs import ESTIMATED, Conversation, crash, fail, succeed
 
 if TYPE_CHECKING:
     from tests.api.conftest import Refusal, Until
@@ -81,6 +81,42 @@ def test_what_the_run_would_fail_of_is_the_answer(
     assert "no such width." in refused(answer, 400, "invalid_value", where)
     api.jobs.estimating = crash
     refused(http.post(URL, json={"recipe": recipe}), 503, "worker_crashed")
+
+
+def test_a_fine_tuning_job_is_estimated_from_its_files_before_it_is_made(
+    http: httpx2.Client, sdk: OpenAI, echo: str, training_file: str, api: "RunningServer"
+) -> None:
+    assert api.jobs is not None
+    api.jobs.estimating = succeed
+    body = {
+        "model": echo,
+        "training_file": training_file,
+        "validation_file": training_file,
+        "hyperparameters": {"n_epochs": 2},
+    }
+    found: Any = sdk.post("/fine_tuning/validate", body=body, cast_to=object)
+    asked = api.jobs.launched[-1]
+    assert (asked.kind, asked.recipe) == ("estimate", found["recipe"])
+    assert [file.role for file in asked.files] == ["training", "validation"]
+    assert asked.base is not None
+    assert found["recipe"]["train"]["epochs"] == 2
+    assert found["estimates"]["parameters"] == ESTIMATED.parameters
+    assert sdk.fine_tuning.jobs.list().data == [], "nothing is stored"
+
+
+def test_what_the_job_would_be_refused_for_its_estimate_is(
+    http: httpx2.Client, echo: str, training_file: str, api: "RunningServer", refused: "Refusal"
+) -> None:
+    assert api.jobs is not None
+    before = len(api.jobs.launched)
+    body = {"model": echo, "training_file": training_file}
+    for change, status, code, param in (
+        ({"training_file": "file-none"}, 404, "not_found", "training_file"),
+        ({"recipe": {"optimiser": {}}}, 400, "invalid_value", "recipe.optimiser"),
+        ({"method": {"type": "dpo"}}, 400, "invalid_file", "training_file"),
+    ):
+        refused(http.post("/v1/fine_tuning/validate", json=body | change), status, code, param)
+    assert len(api.jobs.launched) == before
 
 
 def test_a_dataset_for_another_task_is_refused_before_a_worker_starts(

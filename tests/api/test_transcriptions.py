@@ -11,7 +11,8 @@ from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDon
 
 from purvey.contracts.limits import LIMITS
 from purvey.contracts.speech.transcription import Transcribe
-from purvey.testing.model_folder import write_plausible_recogniser
+from purvey.testing import scripted_speech
+from purvey.testing.model_folder import write_plausible_recogniser, write_plausible_whisper
 from purvey.testing.scripted_engine import ScriptedEngine
 from tests.api.test_streams import wait_until
 
@@ -32,6 +33,14 @@ def recogniser(http: httpx2.Client, api: "RunningServer") -> str:
     answer = http.post("/v1/models", json={"id": "recogniser", "source": str(folder)})
     assert answer.status_code == 200, answer.text
     return "recogniser"
+
+
+@pytest.fixture(scope="module")
+def whisper(http: httpx2.Client, api: "RunningServer") -> str:
+    folder = write_plausible_whisper(api.data_dir.parent / "models" / "whisper")
+    answer = http.post("/v1/models", json={"id": "whisper", "source": str(folder)})
+    assert answer.status_code == 200, answer.text
+    return "whisper"
 
 
 @pytest.fixture
@@ -265,11 +274,69 @@ def test_a_recogniser_does_nothing_else(sdk: OpenAI, http: httpx2.Client, recogn
     assert answer.json()["error"]["code"] == "method_unsupported"
 
 
+def test_a_model_of_segments_tells_times_of_those_alone(sdk: OpenAI, whisper: str) -> None:
+    ask = sdk.audio.transcriptions.create
+    found = ask(model=whisper, file=RECORDING, response_format="verbose_json")
+    assert (found.text, found.language) == (SAID.decode(), scripted_speech.LANGUAGE)
+    assert [(s.text, s.start, s.end) for s in found.segments or []] == [
+        ("the tide", 0.0, 1.0),
+        ("<is> low", 1.0, 2.0),
+    ]
+    subtitles = ask(model=whisper, file=RECORDING, response_format="srt")
+    assert subtitles.count("-->") == 2
+    events = list(ask(model=whisper, file=RECORDING, stream=True))
+    told = [e.delta for e in events if isinstance(e, TranscriptionTextDeltaEvent)]
+    assert told == ["the tide", " <is> low"]
+    with pytest.raises(BadRequestError, match="not of words") as raised:
+        ask(
+            model=whisper,
+            file=RECORDING,
+            response_format="verbose_json",
+            timestamp_granularities=["word"],
+        )
+    assert raised.value.param == "timestamp_granularities"
+
+
+def test_a_language_and_a_prompt_reach_a_model_that_takes_them(
+    sdk: OpenAI, whisper: str, engine_of: Callable[[str], ScriptedEngine]
+) -> None:
+    ask = sdk.audio.transcriptions.create
+    found = ask(
+        model=whisper, file=RECORDING, language="EN", prompt="tides", response_format="verbose_json"
+    )
+    assert found.language == "en"
+    (*_, asked) = engine_of(whisper).requests
+    assert isinstance(asked, Transcribe)
+    assert (asked.task, asked.language, asked.prompt) == ("transcribe", "en", "tides")
+    with pytest.raises(BadRequestError, match="it knows de, en") as raised:
+        ask(model=whisper, file=RECORDING, language="xx")
+    assert raised.value.param == "language"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's own, about its method
-def test_translation_is_not_there_yet(sdk: OpenAI, recogniser: str) -> None:
-    with pytest.raises(APIStatusError, match="/v1/audio/transcriptions") as raised:
-        sdk.audio.translations.create(model=recogniser, file=RECORDING)
-    assert (raised.value.status_code, raised.value.code) == (501, "not_implemented")
+def test_what_is_said_is_translated_by_a_model_that_can(
+    sdk: OpenAI, recogniser: str, whisper: str, engine_of: Callable[[str], ScriptedEngine]
+) -> None:
+    ask = sdk.audio.translations.create
+    assert ask(model=whisper, file=RECORDING).text == SAID.decode()
+    (*_, asked) = engine_of(whisper).requests
+    assert isinstance(asked, Transcribe)
+    assert asked.task == "translate"
+    verbose = ask(model=whisper, file=RECORDING, response_format="verbose_json", prompt="tides")
+    assert (verbose.language, len(verbose.segments or [])) == ("english", 2)
+    assert ask(model=whisper, file=RECORDING, response_format="text") == f"{SAID.decode()}\n"
+    with pytest.raises(APIStatusError, match="does not translate") as raised:
+        ask(model=recogniser, file=RECORDING)
+    assert (raised.value.status_code, raised.value.code) == (422, "method_unsupported")
+
+
+def test_a_translation_has_no_fields_of_a_transcription(
+    http: httpx2.Client, whisper: str, refused: "Refusal"
+) -> None:
+    for name, value in (("language", "de"), ("stream", "true"), ("include[]", "logprobs")):
+        fields = {"model": whisper, name: value}
+        answer = http.post("/v1/audio/translations", data=fields, files={"file": RECORDING})
+        refused(answer, 400, "invalid_value", name)
 
 
 def test_an_engine_that_dies_ends_the_stream_with_an_error(

@@ -15,6 +15,7 @@ PATIENCE_S = 20.0
 class Heard:
     """One request as it came."""
 
+    method: str
     path: str
     headers: dict[str, str]
     body: bytes
@@ -118,7 +119,8 @@ class UpstreamDouble(Listener):
             if not (more := self._read(connection)):
                 return None
             body += more
-        return Heard(path=first.split(" ")[1], headers=headers, body=body)
+        method, path, _ = first.split(" ")
+        return Heard(method=method, path=path, headers=headers, body=body)
 
     def _read(self, connection: socket.socket) -> bytes:
         while not self.is_over:

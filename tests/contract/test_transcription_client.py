@@ -65,6 +65,7 @@ def recording(seconds: float, seed: int = 0) -> bytes:
 def _folder(kind: str, root: Path) -> Path:
     if kind == "real":
         torch = pytest.importorskip("torch")
+        from purvey.models.speech.network import CtcEncoder
         from purvey.models.speech.recogniser import build_speech_model, save_speech_model
         from purvey.models.speech.vocabulary import Vocabulary
 
@@ -75,6 +76,7 @@ def _folder(kind: str, root: Path) -> Path:
             spec=AudioSpec(sample_rate_hz=RATE_HZ, max_s=1.0, num_mels=16),
             vocabulary=Vocabulary.of(["ab c"]),
         )
+        assert isinstance(model.module, CtcEncoder)
         with torch.no_grad():
             model.module.head.bias[:2] = torch.tensor([-4.5, 0.2])  # it says much, in words
         save_speech_model(model, root)

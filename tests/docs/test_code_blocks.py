@@ -3,20 +3,25 @@
 `python` and `bash` blocks run in a folder of their own; `toml` blocks are validated as the recipe
 or the settings file they are; `json` blocks parse. `text` blocks are output and stay unread.
 Blocks that start a server of their own (`purvey serve ...`) are checked for their flags only, and
-the two commands of the quick start are run by hand from a clean clone.
+the two commands of the quick start are run by hand from a clean clone. The suite trains for a few
+steps, and reads pages whose story `tests/e2e` tells as well; `make train` runs all as it stands.
 """
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from typer.main import get_command
 
+from purvey.cli.main import app
 from purvey.contracts.recipe import parse_recipe
 from purvey.settings import load_settings
 
@@ -31,12 +36,18 @@ FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL
 BY_HAND = {"make demo", "make test"}
 CLI_ONLY_KEYS = {"data"}
 TOLD_TWICE = {
-    f"docs/howto/{name}.md"
-    for name in (
-        "audio-classification", "image-classification", "mixed-inputs", "text-classification",
-        "transcribe",
-    )
+    *("docs/tutorials/openai-sdk.md", "docs/tutorials/own-data.md"),
+    *(
+        f"docs/howto/{name}.md"
+        for name in (
+            "audio-classification", "embeddings", "image-classification", "images-in-chat",
+            "mixed-inputs", "text-classification", "transcribe",
+        )
+    ),
 }  # fmt: skip
+"""Pages whose story `tests/e2e` tells as well."""
+AT_MOST = "--set train.max_steps=20"
+"""Steps of a run in the suite; a page that sets its own keeps them."""
 
 
 class Block(NamedTuple):
@@ -82,16 +93,39 @@ def test_data_blocks_are_valid(page: Path, tmp_path: Path) -> None:
                 load_settings(flags={}, toml=file)
 
 
-def _run_when(page: Path) -> Any:
-    """Leave pages whose story `tests/e2e` tells as well to `make train`."""
-    marks = [pytest.mark.train] if _name(page) in TOLD_TWICE else []
-    return pytest.param(page, marks=marks, id=_name(page))
+def _runs() -> Iterator[Any]:
+    """Run pages of their own with few steps; leave the others, and whole runs, to `make train`."""
+    for page in _pages("python", "bash"):
+        if _name(page) not in TOLD_TWICE:
+            yield pytest.param(page, True, id=_name(page))
+        if any("purvey train" in block.text for block in _blocks(page)):
+            yield pytest.param(page, False, id=f"{_name(page)}, whole", marks=pytest.mark.train)
+
+
+@pytest.mark.parametrize("page", [ROOT / name for name in sorted(TOLD_TWICE)], ids=_name)
+def test_code_blocks_that_run_elsewhere_are_sound(page: Path) -> None:
+    """Python compiles, and every command knows its options."""
+    for block in _blocks(page):
+        if block.language == "python":
+            compile(block.text, str(page), "exec")
+        elif block.language == "bash":
+            for line in block.text.replace("\\\n", " ").splitlines():
+                if line.startswith("purvey "):
+                    _read_options(shlex.split(line.partition(" > ")[0])[1:])
+
+
+def _read_options(words: list[str]) -> None:
+    """Raise what the command line raises at words that it does not know."""
+    command: Any = get_command(app)  # its classes are not exported
+    context = command.make_context("purvey", list(words))
+    name, chosen, rest = command.resolve_command(context, words)
+    chosen.make_context(name, rest, parent=context)
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("page", [_run_when(p) for p in _pages("python", "bash")])
+@pytest.mark.parametrize(("page", "is_short"), list(_runs()))
 def test_code_blocks_run(
-    page: Path, live_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, is_short: bool, live_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bin_folder = str(Path(sys.executable).parent)
     monkeypatch.chdir(tmp_path)
@@ -112,11 +146,13 @@ def test_code_blocks_run(
             code = compile("\n" * block.line + block.text, str(page), "exec")
             exec(code, namespace)  # noqa: S102 (our own documentation)
         elif block.language == "bash" and block.text.strip() not in BY_HAND:
-            _run_shell(block, page)
+            _run_shell(block, page, is_short=is_short)
 
 
-def _run_shell(block: Block, page: Path) -> None:
+def _run_shell(block: Block, page: Path, *, is_short: bool) -> None:
     script = block.text
+    if is_short:
+        script = script.replace("purvey train ", f"purvey train {AT_MOST} ")
     if script.strip().startswith("purvey serve"):
         script = f"{script.strip()} --help"
     done = subprocess.run(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from openai import OpenAI
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from purvey.app.application import build
@@ -55,6 +54,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_adapter(models: Path, name: str, *, rank: int, targets: tuple[str, ...]) -> None:
+    from peft import LoraConfig, get_peft_model
+
     base = LlamaForCausalLM.from_pretrained(models / BASE)
     config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=list(targets))
     adapted = get_peft_model(base, config)
@@ -68,6 +69,8 @@ def _write_adapter(models: Path, name: str, *, rank: int, targets: tuple[str, ..
 @pytest.fixture(scope="module")
 def merged(models: Path) -> dict[str, str]:
     """What each model says, by `transformers`, its adapter merged into its base by `peft`."""
+    from peft import PeftModel
+
     tokenizer = Tokenizer.from_folder(models / BASE)
     ids = torch.tensor([tokenizer.encode(PROMPT)])
     said = {}
@@ -199,6 +202,8 @@ def test_a_lora_fine_tune_is_served_by_the_engine_of_its_base_and_exported_to_pe
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from peft import PeftModel
+
     turns = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "stop"}]
     rows = "\n".join([json.dumps({"messages": turns})] * 12).encode()
     recipe = {"train": {"epochs": 1, "method": "lora"}, "lora": {"rank": 4}}

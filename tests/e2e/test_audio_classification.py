@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openai import OpenAI
 
 from tests.unit.parse.recordings import encoded, flac_header, silence
@@ -27,6 +28,7 @@ def sounds_with_a_manifest(path: Path, *, per_class: int) -> None:
         archive.writestr("metadata.csv", "".join(rows))
 
 
+@pytest.mark.train
 def test_recordings_become_a_model_that_tells_what_it_hears(
     purvey: Command, live_server: Any, tmp_path: Path
 ) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from purvey.cli.connection import connect
 from purvey.cli.main import run
 from purvey.contracts.jobs import JobFailed, ModelTrained
 from purvey.contracts.model import MANIFEST_NAME, ModelManifest, TextSpec
+from purvey.testing.model_folder import write_plausible_seer
+from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import ESTIMATED, Conversation, deliver_dataset, fail
 from tests.unit.test_server_tensorboard import read
 
@@ -95,6 +98,44 @@ def test_datasets_and_files_are_listed_and_removed(purvey: Run) -> None:
     assert "'datasets'" in purvey("list", "pictures", status=2)
 
 
+def test_files_are_cleaned_and_divided_as_flags_say(purvey: Run) -> None:
+    purvey(
+        *("train", "mail.csv", "--name", "spam", "--deduplicate", "near", "--split-seed", "7"),
+        *("--test", "0.2", "--validation", "0.05", "--group", "sender", "--no-stratify"),
+    )
+    [dataset] = purvey("list", "datasets", as_json=True)
+    config = dataset["config"]
+    assert (config["deduplicate"], config["seed"]) == ("near", 7)
+    splits = {"validation": 0.05, "test": 0.2, "stratify": False, "group": "sender", "time": None}
+    assert config["splits"] == splits
+    told = purvey("train", "mail.csv", "--time", "day", "--group", "sender", status=2)
+    assert "not by both" in told
+    assert len(purvey("list", "files", as_json=True)) == 1, "nothing more was uploaded"
+
+
+def test_feedback_is_told_listed_learned_from_and_removed(purvey: Run, server: Any) -> None:
+    purvey("train", "mail.csv", "--name", "spam")
+    [dataset] = purvey("list", "datasets", as_json=True)
+    words = ("feedback", "add", "spam", "--input", "WIN now", "--output", "ham")
+    kept = purvey(*words, "--rating", "bad", "--correction", "spam", as_json=True)
+    purvey("feedback", "add", "other", "--input", "hi " * 40, "--rating", "good")
+    shown = purvey("feedback", "list", "--model", "spam")
+    assert kept["id"] in shown
+    assert "WIN now" in shown
+    assert "other" not in shown
+    assert len(purvey("feedback", "list", as_json=True)) == 2
+    made = purvey("feedback", "version", dataset["id"], "--model", "spam", as_json=True)
+    assert (made["version"], made["parent"]) == (2, dataset["id"])
+    assert server.jobs.launched[-1].files[-1].name == "feedback.jsonl"
+    more = purvey("feedback", "version", dataset["id"], "--file", "mail.csv", as_json=True)
+    assert len(more["file_ids"]) == 2
+    assert "nothing to add" in purvey("feedback", "version", dataset["id"], status=2)
+    assert purvey("rm", kept["id"]) == f"{kept['id']}: deleted\n"
+    assert purvey("feedback", "list", "--model", "spam") == (
+        "No feedback yet: `purvey feedback add` tells some.\n"
+    )
+
+
 def test_train_shows_the_report_and_what_to_do_next(purvey: Run) -> None:
     shown = purvey("train", "mail.csv", "--task", "text-classification", "--name", "spam")
     assert "1 (0.7 to 1, 10 rows)" in shown
@@ -160,6 +201,21 @@ def test_a_language_model_chats_and_reads_pipes(
     assert answer == {"model": "echo", "text": "say"}
     monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
     assert purvey("run", "echo") == "from a pipe\n"
+
+
+def test_several_images_are_asked_about_where_that_was_learned(
+    purvey: Run, spam: str, model_root: Path, tmp_path: Path
+) -> None:
+    folder = write_plausible_seer(model_root / "pair", num_images=2)
+    with connect() as client:
+        client.models.register("pair", str(folder))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(tiny_png())
+    images = ("--image", "a.png", "--image", "b.png")
+    assert purvey("run", "pair", *images, "--prompt", "which?") == "which?\n"
+    assert "2 images" in purvey("run", "pair", *images, "--image", "a.png", status=2)
+    assert "'spam' is asked about one image" in purvey("run", spam, *images, status=2)
+    assert "no file at 'c.png'" in purvey("run", "pair", "--image", "c.png", status=2)
 
 
 def test_keys_are_made_shown_once_and_revoked(

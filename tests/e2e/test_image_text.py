@@ -33,6 +33,7 @@ def asked(data: bytes, question: str) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
+@pytest.mark.train
 def test_pictures_become_a_model_that_answers_about_them(
     purvey: Command, live_server: Any, tmp_path: Path
 ) -> None:

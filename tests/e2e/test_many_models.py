@@ -104,7 +104,7 @@ def test_three_models_in_a_budget_for_two(
     with OpenAI(base_url=base_url, api_key=FIRST_KEY, max_retries=0) as client:
         alone = {name: _say(client, name) for name in NAMES}
         assert len(set(alone.values())) == 3, "they would not be told apart"
-        asked = [name for _ in range(3) for name in NAMES]
+        asked = [*NAMES, *NAMES]
         with ThreadPoolExecutor(len(asked)) as pool:
             answers = list(pool.map(lambda name: _say(client, name), asked))
         assert answers == [alone[name] for name in asked]

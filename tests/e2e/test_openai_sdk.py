@@ -109,6 +109,18 @@ def test_the_job_tells_its_story_and_names_its_model(client: OpenAI, job: FineTu
     assert job.id in {found.id for found in client.fine_tuning.jobs.list()}
 
 
+LEAKAGE = "Leakage: 48 of 48 rows of the validation file ask what the training file asks too"
+
+
+def test_rows_that_both_files_hold_are_told_and_kept_in_the_lineage(
+    client: OpenAI, job: FineTuningJob
+) -> None:
+    told = [e.message for e in client.fine_tuning.jobs.list_events(job.id) if e.level == "warn"]
+    assert [one.partition(" (")[0] for one in told if one.startswith("Leakage")] == [LEAKAGE]
+    shown: Any = client.get(f"/models/{_tuned(job)}", cast_to=object)
+    assert shown["lineage"]["validation_overlap"] == {"exact": 48, "near": 48}
+
+
 def test_the_model_is_listed_and_answers(client: OpenAI, job: FineTuningJob) -> None:
     assert _tuned(job) in {model.id for model in client.models.list()}
     for colour, action in ACTIONS.items():

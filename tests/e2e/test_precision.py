@@ -81,6 +81,7 @@ def _oracle(folder: Path) -> float:
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
+@pytest.mark.train
 def test_a_precision_is_told_and_its_cost_measured(
     application: "Application",
     tmp_path: Path,

@@ -95,6 +95,7 @@ def base(live_server: Any) -> str:
     return BASE
 
 
+@pytest.mark.train
 def test_the_preferred_answer_becomes_the_likelier_one(live_server: Any, base: str) -> None:
     recipe = {"optimizer": {"learning_rate": 4e-3}, "dpo": {"likelihood_weight": 1.0}}
     with live_server.openai() as client:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from purvey.client.jobs import succeeded
 from purvey.client.purvey import Purvey
@@ -39,6 +39,7 @@ def dataset(client: Purvey, folder: Path, rows: list[Row], columns: dict[str, st
     return client.datasets.wait(made.id).id
 
 
+@pytest.mark.train
 def test_what_was_trained_here_embeds_and_is_the_base_of_a_classifier(
     client: Purvey, official: OpenAI, tmp_path: Path
 ) -> None:
@@ -51,7 +52,8 @@ def test_what_was_trained_here_embeds_and_is_the_base_of_a_classifier(
         "model": {"architecture": "encoder", "hyperparameters": SMALL},
         "tokenizer": {"vocabulary_size": 400},
         "optimizer": {"learning_rate": 3e-3},
-        "train": {**LOOP, "epochs": 5},
+        "embedding": {"dimensions": [16]},
+        "train": {**LOOP, "epochs": 5, "micro_batch_size": 24},
     }
     job = succeeded(client.training_jobs.wait(client.training_jobs.create(recipe).id))
     assert {"recall_at_1", "recall_at_5", "recall_at_10", "mrr"} <= set(job.report or {})
@@ -67,6 +69,13 @@ def test_what_was_trained_here_embeds_and_is_the_base_of_a_classifier(
     assert np.linalg.norm(vectors["question"], axis=1) == pytest.approx(1, abs=1e-5)
     nearest = (vectors["question"] @ vectors["answer"].T).argmax(axis=1)
     assert (nearest == np.arange(60)).mean() >= 0.9
+    text = rows[0]["answer"]
+    cut = official.embeddings.create(model="paraphrases", input=text, dimensions=16).data[0]
+    whole = vectors["answer"][0][:16]
+    assert cut.embedding == pytest.approx(whole / np.linalg.norm(whole), abs=1e-5)
+    with pytest.raises(BadRequestError, match="may be cut to 16") as refused:
+        official.embeddings.create(model="paraphrases", input=text, dimensions=15)
+    assert refused.value.param == "dimensions"
 
     labelled = dataset(
         client, tmp_path, topics(240, language=1), {"text": "text", "topic": "label"}

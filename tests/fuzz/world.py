@@ -22,6 +22,7 @@ from purvey.testing.model_folder import (
     write_plausible_adapter,
     write_plausible_folder,
     write_plausible_recogniser,
+    write_plausible_whisper,
 )
 from purvey.testing.scripted_answers import tiny_png
 from purvey.testing.scripted_jobs import Conversation, succeed, until_stopped
@@ -165,6 +166,10 @@ class World:
         write_plausible_recogniser(folder)
         return self._made("/v1/models", {"id": "recogniser", "source": str(folder)})
 
+    def _whisper(self) -> str:
+        folder = write_plausible_whisper(self._server.data_dir.parent / "models" / "whisper")
+        return self._made("/v1/models", {"id": "whisper", "source": str(folder)})
+
     def _model(self, name: str, labels: tuple[str, ...] = (), *, is_image: bool = False) -> str:
         folder = self._server.data_dir.parent / "models" / name
         if labels:
@@ -282,6 +287,11 @@ def _transcribed(world: World) -> list[Json]:
     return [plain, plain | {"stream": "true", "language": "en"}, plain | timed]
 
 
+def _translated(world: World) -> list[Json]:
+    plain = {"model": world._id("whisper"), "file": b"was sie sagen"}
+    return [plain, plain | {"response_format": "vtt", "prompt": "names", "temperature": "0"}]
+
+
 def _reranked(world: World) -> list[Json]:
     plain = {"model": world._id("ranker"), "query": "cats", "documents": ["cats eat", "dogs"]}
     return [plain, plain | {"model": world._id("minilm"), "top_n": 1, "return_documents": False}]
@@ -327,6 +337,7 @@ _MAKERS: dict[str, Callable[[World], str]] = {
     "ranker": lambda world: world._plain_model("ranker", CROSS_ENCODER),
     "digits": lambda world: world._model("digits", ("0", "1"), is_image=True),
     "recogniser": World._recogniser,
+    "whisper": World._whisper,
     "spare": lambda world: world._model(world._fresh("spare")),
     "table": lambda world: world._uploaded("rows.csv", _table(), "user_data"),
     "chats": lambda world: world._uploaded("rows.jsonl", _chat_file(), "fine-tune"),
@@ -344,6 +355,10 @@ _MAKERS: dict[str, Callable[[World], str]] = {
 _DELETED = ("key", "file", "dataset", "explanation", "feedback", "deployment", "spare")
 
 
+def _tuned(world: World) -> Json:
+    return {"model": world._id("echo"), "training_file": world._id("chats"), "suffix": "docs"}
+
+
 def _versioned(world: World) -> list[Json]:
     world._id("feedback")
     return [{"file_ids": [world._id("table")]}, {"feedback_model": "spam"}]
@@ -354,6 +369,7 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
     "/v1/completions": _completed,
     "/v1/embeddings": _embedded,
     "/v1/audio/transcriptions": _transcribed,
+    "/v1/audio/translations": _translated,
     "/v1/rerank": _reranked,
     "/v1/score": _scored,
     "/v1/classify": _classified,
@@ -366,9 +382,8 @@ _BODIES: dict[str, Callable[[World], list[Json]]] = {
         {"id": world._fresh("leaf"), "source": _adapter(world), "base": world._id("stem")},
     ],
     "/v1/files": lambda _: [{"file": _chat_file(), "purpose": "fine-tune"}],
-    "/v1/fine_tuning/jobs": lambda world: [
-        {"model": world._id("echo"), "training_file": world._id("chats"), "suffix": "docs"}
-    ],
+    "/v1/fine_tuning/jobs": lambda world: [_tuned(world)],
+    "/v1/fine_tuning/validate": lambda world: [_tuned(world)],
     "/v1/datasets": lambda world: [{"file_ids": [world._id("table")], "name": "rows"}],
     "/v1/datasets/{dataset_id}/versions": _versioned,
     "/v1/datasets/some-id/versions": _versioned,

@@ -1,10 +1,13 @@
 """The server that rows of the fault matrix are tried on, and what is asserted after each."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 
 from purvey import failpoints
@@ -87,10 +90,25 @@ def held(_running: Held) -> Iterator[Held]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A data folder with a base model and one undisturbed run of each job but the slow one."""
-    return make_world(tmp_path_factory.mktemp("world"), "table", "language", "adapter")
+    return _made_once(tmp_path_factory, "world", "table", "language", "adapter")
 
 
 @pytest.fixture(scope="session")
 def whole_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The same, with every job."""
-    return make_world(tmp_path_factory.mktemp("whole-world"), *TRAINED)
+    return _made_once(tmp_path_factory, "whole-world", *TRAINED)
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, *jobs: str) -> World:
+    """Make a world, or take the one that another process of this run of the suite has made."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    shared = factory.getbasetemp() if alone else factory.getbasetemp().parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = shared / f"{name}.json"
+        if not told.exists():
+            made = make_world(factory.mktemp(name), *jobs)
+            told.write_bytes(msgspec.json.encode(made, enc_hook=str))
+        return msgspec.json.decode(
+            told.read_bytes(), type=World, dec_hook=lambda kind, value: kind(value)
+        )

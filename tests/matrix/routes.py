@@ -32,5 +32,6 @@ TEMPLATES = {path_of(route): re.sub(r":\w+\}", "}", route.path) for route in ROU
 UPLOAD_ROUTES = [
     ("POST", "/v1/files", LIMITS.upload_bytes),
     ("POST", "/v1/audio/transcriptions", LIMITS.audio_bytes),
+    ("POST", "/v1/audio/translations", LIMITS.audio_bytes),
 ]
 """With the bytes that their file may have."""

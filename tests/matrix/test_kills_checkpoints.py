@@ -77,6 +77,7 @@ def _fall_back(world: World, root: Path, name: str, damage: Damage) -> None:
     world.check(root, run.jobs)
 
 
+@pytest.mark.faults
 @pytest.mark.row("CRA-03", "CRA-07")
 def test_a_job_whose_server_died_goes_on_from_the_checkpoint_before_a_damaged_one(
     world: World, tmp_path: Path

@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.matrix.rows import ABSENT, HELD
@@ -12,6 +13,7 @@ OTHER_GROUPS = ("RES-", "OVL-", "PRI-", "SUP-", "AUT-")
 """Groups of which not every row is listed: a test may name one of them."""
 
 
+@cache
 def _named() -> dict[str, list[str]]:
     """Map each row to the tests that carry its marker."""
     found: defaultdict[str, list[str]] = defaultdict(list)
@@ -45,18 +47,15 @@ def _rows(node: ast.AST) -> Iterator[str]:
             yield argument.value
 
 
-NAMED = _named()
-
-
 def test_every_row_that_is_held_has_a_test() -> None:
-    missing = sorted(set(HELD) - set(NAMED))
+    missing = sorted(set(HELD) - set(_named()))
     assert not missing, f"rows without a test: {', '.join(missing)}"
 
 
 def test_no_test_names_a_row_that_there_is_not() -> None:
     unknown = {
         row: tests
-        for row, tests in NAMED.items()
+        for row, tests in _named().items()
         if row not in HELD and not row.startswith(OTHER_GROUPS)
     }
     assert not unknown, unknown

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -24,6 +23,8 @@ KINDS: dict[str, dict[str, Any]] = {  # arguments of peft's LoraConfig
 
 def write(model: PreTrainedModel, folder: Path, *, seed: int, kind: str) -> PreTrainedModel:
     """Write a random adapter of a model; return the model with the adapter merged."""
+    from peft import LoraConfig, get_peft_model
+
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **KINDS[kind]))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():

@@ -24,10 +24,13 @@ from purvey.engine.seeing.sight import Sight
 from purvey.models.seeing.model import VisionLanguageModel
 
 
-def about(image: bytes | None, question: str) -> ChatPrompt:
-    """Return a question as a conversation, with an image if any is given."""
-    images = () if image is None else (ImageInput(data=image),)
-    return ChatPrompt(messages=(ChatMessage(role="user", content=question),), images=images)
+def about(image: bytes | list[bytes] | None, question: str) -> ChatPrompt:
+    """Return a question as a conversation, with an image or some if any are given."""
+    given = [image] if isinstance(image, bytes) else image or []
+    return ChatPrompt(
+        messages=(ChatMessage(role="user", content=question),),
+        images=tuple(ImageInput(data=data) for data in given),
+    )
 
 
 class SeenEngine:
@@ -63,7 +66,7 @@ class SeenEngine:
             vocabulary_size=language.vocabulary_size,
             context_tokens=language.context_tokens,
             cache_tokens=self.core.cache_tokens,
-            sight=Sight(model.eyes, model.spec),
+            sight=Sight(model.eyes, model.images),
         )
         self.texts: dict[str, str] = {}
         self.tokens: dict[str, list[TokenLogprob]] = {}
@@ -81,7 +84,7 @@ class SeenEngine:
         while self.core.step():
             self.core.check()
 
-    def answer(self, image: bytes | None, question: str, *, max_tokens: int) -> str:
+    def answer(self, image: bytes | list[bytes] | None, question: str, *, max_tokens: int) -> str:
         """Return the greedy answer to a question."""
         name = f"request-{len(self.texts)}"
         self.submit(name, about(image, question), max_tokens=max_tokens)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from examples import shapes
-from purvey.contracts.engine import ChatPrompt, ImageInput, TextPrompt
+from purvey.contracts.engine import ChatPrompt, TextPrompt, TokenPrompt
 from purvey.contracts.model import EYES_NAME, ModelSource
+from purvey.engine.score import Scorer
 from purvey.errors import (
     ContextLengthError,
     InvalidCheckpointError,
@@ -119,11 +120,55 @@ def num_text_tokens(model: VisionLanguageModel, prompt: ChatPrompt) -> int:
     return len(template.encode(prompt.messages, model.language.tokenizer))
 
 
+def about_both(first: int, second: int) -> ChatPrompt:
+    return about([image(first), image(second)], QUESTION)
+
+
+def test_two_images_are_two_and_in_their_order(model: VisionLanguageModel) -> None:
+    pair = model.seeing(2)
+    assert (pair.num_images, pair.seeing(1).num_images, model.num_images) == (2, 2, 1)
+    prompts = {
+        "both": about_both(1, 2),
+        "turned": about_both(2, 1),
+        "twice the first": about_both(1, 1),
+        "the first": about(image(1), QUESTION),
+        "again": about_both(1, 2),
+    }
+    expected = {name: alone(pair, prompt) for name, prompt in prompts.items()}
+    assert len({*map(tuple, expected.values())}) == 4, "an image makes no difference"
+    assert expected["the first"] == alone(model, prompts["the first"])
+    engine = SeenEngine(pair, max_batch_tokens=64)
+    for name, prompt in prompts.items():
+        engine.submit(name, prompt, max_tokens=NUM_NEW)
+        engine.run_out()
+    assert {name: chosen(engine, name) for name in prompts} == expected
+    assert engine.ends["both"].prompt_tokens == 32 + num_text_tokens(model, prompts["both"])
+    assert engine.ends["both"].cached_tokens == engine.ends["turned"].cached_tokens == 0
+    assert engine.ends["again"].cached_tokens >= 32
+
+
+def test_given_answers_about_an_image_are_scored_as_they_are_written(
+    model: VisionLanguageModel,
+) -> None:
+    pair = model.seeing(2)
+    engine = SeenEngine(pair, has_prefix_cache=False)
+    prompts = [about_both(1, 2), about_both(2, 1), about(None, QUESTION)]
+    outputs = [
+        TokenPrompt(tokens=tuple(token for token, _ in alone(pair, prompt))) for prompt in prompts
+    ]
+    encoded, pictures = engine.door.encode_seen(list(zip(prompts, outputs, strict=True)))
+    assert [None if one is None else one.num_tokens for one in pictures] == [32, 32, None]
+    scores = Scorer(engine.core, engine.door.encode_pair).submit_encoded(encoded, pictures=pictures)
+    engine.run_out()
+    for prompt, found in zip(prompts, scores.result(0), strict=True):
+        written = [logprob for _, logprob in alone(pair, prompt)]
+        assert found == pytest.approx(written, abs=1e-4)  # float32 sums in another order
+    counted = engine.door.counted(prompts[0])
+    assert (len(counted[0]) + counted[1], counted[1]) == (len(encoded[0][0]), 32)
+
+
 REFUSED: dict[str, tuple[Any, type[Exception]]] = {
-    "two": (
-        ChatPrompt(messages=about(None, "x").messages, images=(ImageInput(data=image(1)),) * 2),
-        InvalidValueError,
-    ),
+    "two": (about_both(1, 1), InvalidValueError),
     "broken": (about(image(1)[:60], "x"), InvalidValueError),
     "no image": (about(b"", "x"), InvalidValueError),
     "too long": (about(image(1), "x " * 120), ContextLengthError),
@@ -138,12 +183,12 @@ def test_what_cannot_be_seen_is_refused(model: VisionLanguageModel, what: str) -
     assert getattr(raised.value, "param", None) == "messages"
 
 
-def test_images_are_seen_where_answers_are_written_and_nowhere_else(
-    model: VisionLanguageModel,
-) -> None:
+def test_what_reads_text_alone_refuses_images(model: VisionLanguageModel) -> None:
     engine = SeenEngine(model)
     with pytest.raises(UnsupportedValueError):
         engine.door.encode(about(image(1), QUESTION))
+    with pytest.raises(InvalidValueError):
+        engine.door.counted(about_both(1, 2))
     with pytest.raises(UnsupportedValueError):
         engine.door.encode_pair((about(image(1), QUESTION), TextPrompt(text="red")))
     assert engine.door.encode(about(None, QUESTION))

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -82,6 +80,8 @@ def test_merging_keeps_the_logits(base_folder: Path) -> None:
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
 def test_our_adapter_loads_in_peft(base_folder: Path, targets: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+
     decoder = load_folder(base_folder)
     config = LoraConfig(rank=3, alpha=7.5, targets=targets)
     inject(decoder, config, generator=torch.Generator().manual_seed(2))
@@ -98,6 +98,9 @@ def test_our_adapter_loads_in_peft(base_folder: Path, targets: Any, tmp_path: Pa
 def test_their_adapter_loads_here(
     base_folder: Path, is_rank_stabilised: bool, tmp_path: Path
 ) -> None:
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
     config = PeftConfig(
         r=5, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_rslora=is_rank_stabilised
     )

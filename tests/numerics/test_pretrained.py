@@ -12,14 +12,8 @@ from PIL import Image
 from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
     ViTImageProcessor,
-    ViTModel,
-    Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForSequenceClassification,
-    Wav2Vec2Model,
 )
 
 from purvey.contracts.engine import AudioInput, ImageInput, NamedInputs
@@ -31,29 +25,11 @@ from purvey.models.inputs.audio import waveform
 from purvey.models.loading import open_model
 from purvey.parse.parser import DecoderHere
 from purvey.registry.folder_check import check_folder
+from tests.numerics.pretrained import PREPARED, write_hearing, write_vit
 from tests.unit.worker.image_jobs import image_dataset, job, zipped
 from tests.unit.worker.sounds import CLASSES, sound, sounds_zip
 
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 12,
-    "patch_size": 4,
-    "initializer_range": 0.3,
-}
-PREPARED = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
 TOLERANCE = 1e-4
-
-
-def _write(folder: Path, *, labels: dict[int, str] | None) -> Any:
-    torch.manual_seed(4)
-    config = ViTConfig(**SIZES, **({"id2label": labels} if labels else {}))
-    model = (ViTForImageClassification if labels else ViTModel)(config).eval()
-    model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPARED))
-    return model
 
 
 def _open(folder: Path) -> Classifier:
@@ -79,7 +55,7 @@ def _logits(model: Classifier, picture: Image.Image) -> torch.Tensor:
 
 def test_it_answers_as_transformers_does(tmp_path: Path) -> None:
     folder = tmp_path / "vit"
-    theirs = _write(folder, labels={0: "red", 1: "绿", 2: "blue"})
+    theirs = write_vit(folder, labels={0: "red", 1: "绿", 2: "blue"})
     checked = check_folder(folder, model_roots=[tmp_path])
     assert (checked.manifest.family, checked.manifest.labels) == ("vit", ("red", "绿", "blue"))
     ours = _open(folder)
@@ -96,7 +72,7 @@ def test_it_answers_as_transformers_does(tmp_path: Path) -> None:
 
 def test_a_head_is_trained_on_it_and_opens_in_transformers(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    _write(base, labels=None)
+    write_vit(base, labels=None)
     with pytest.raises(InvalidCheckpointError, match="no labels"):
         _open(base)
     names = ("red", "green", "blue")
@@ -143,38 +119,11 @@ def test_a_head_is_trained_on_it_and_opens_in_transformers(tmp_path: Path) -> No
 def test_what_does_not_fit_is_refused(
     tmp_path: Path, file: str, changes: dict[str, object], told: str
 ) -> None:
-    _write(tmp_path, labels={0: "a", 1: "b"})
+    write_vit(tmp_path, labels={0: "a", 1: "b"})
     values = json.loads((tmp_path / file).read_text()) | changes
     (tmp_path / file).write_text(json.dumps(values))
     with pytest.raises(InvalidCheckpointError, match=told):
         _open(tmp_path)
-
-
-HEARS: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "conv_dim": (16, 16),
-    "conv_kernel": (40, 16),
-    "conv_stride": (20, 8),
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4,
-    "classifier_proj_size": 16,
-    "mask_time_length": 2,
-}
-
-
-def _write_hearing(folder: Path, *, labels: dict[int, str] | None, **more: Any) -> Any:
-    torch.manual_seed(4)
-    config = Wav2Vec2Config(**HEARS, **({"id2label": labels} if labels else {}), **more)
-    model = (Wav2Vec2ForSequenceClassification if labels else Wav2Vec2Model)(config).eval()
-    model.save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=more.get("feat_extract_norm") != "group").save_pretrained(
-        folder
-    )
-    return model
 
 
 def _their_logits(theirs: Any, folder: Path, data: bytes) -> torch.Tensor:
@@ -197,7 +146,7 @@ def _heard(model: Classifier, recordings: list[bytes]) -> torch.Tensor:
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_sounds_are_heard_as_transformers_hears_them(tmp_path: Path, norm: str) -> None:
     labels = dict(enumerate(CLASSES))
-    theirs = _write_hearing(tmp_path, labels=labels, feat_extract_norm=norm)
+    theirs = write_hearing(tmp_path, labels=labels, feat_extract_norm=norm)
     model = _open(tmp_path)
     assert model.manifest.inputs["input"] == AudioSpec(max_s=30.0, num_mels=0)
     assert (model.manifest.task, model.labels) == ("audio-classification", tuple(CLASSES))
@@ -211,7 +160,7 @@ def test_sounds_are_heard_as_transformers_hears_them(tmp_path: Path, norm: str) 
 
 def test_a_head_is_trained_on_what_hears(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    _write_hearing(base, labels=None)
+    write_hearing(base, labels=None)
     dataset = image_dataset(tmp_path, sounds_zip(per_class=12))
     values = {
         "task": "audio-classification",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from purvey.contracts.data import ColumnKind
 from purvey.errors import InvalidValueError
+from purvey.models.encoder.loading import load_embedding_model
 from purvey.worker.job_link import JobInterrupted
 from tests.numerics.encoders import write_encoder
 from tests.numerics.mixtures import Link, Runs
@@ -50,7 +51,8 @@ def weights(folder: Path) -> str:
 def test_paraphrases_find_each_other(runs: Runs) -> None:
     rows = paraphrases()
     dataset = runs.dataset(rows, PAIRED, splits=THIRDS)
-    folder, manifest = runs.run(recipe("embedding", train=loop(epochs=6)), dataset)
+    wanted = recipe("embedding", train=loop(epochs=6), embedding={"dimensions": [8, 24]})
+    folder, manifest = runs.run(wanted, dataset)
     report = manifest.report
     num_rows = dataset.manifest.rows["test"]
     assert report["recall_at_1"]["num_rows"] == report["num_candidates"] == num_rows >= 40
@@ -67,15 +69,21 @@ def test_paraphrases_find_each_other(runs: Runs) -> None:
     assert 1 / num_rows < best < 0.9
     assert report["recall_at_1"]["low"] > best
     assert report["untrained_recall_at_1"]["high"] < best
+    assert report["recall_at_1_in_8_dimensions"]["low"] > best
+    assert report["mrr_in_24_dimensions"]["low"] > best
+    assert load_embedding_model(folder).setup.sizes == (8, 24)
     assert report["recall_at_1"]["value"] <= report["recall_at_5"]["value"]
     assert report["mrr"]["low"] <= report["mrr"]["value"] <= report["mrr"]["high"]
-    # Tuned further from what was made, it begins where that one ended.
+    # Grown from what was made, it begins where that one ended.
     again = {k: v for k, v in recipe("embedding").items() if k not in ("model", "tokenizer")}
     again |= {"optimizer": {"learning_rate": 1e-6}, "train": loop(max_steps=1), "embedding": {}}
+    grown = {"base": "base", "width_factor": 2}
     told = Link()
-    _, further = runs.run(again | {"model": {"base": "base"}}, dataset, base=folder, link=told)
+    _, further = runs.run(again | {"model": grown}, dataset, base=folder, link=told)
     assert further.report["untrained_recall_at_1"] == report["recall_at_1"]
     assert further.lineage["initialised"]["num_fresh"] == 0
+    assert further.lineage["grown"]["largest_difference"] < 1e-5
+    assert "recall_at_1_in_8_dimensions" not in further.report
 
 
 def answers_of_test(folder: str) -> list[tuple[str, ...]]:
@@ -140,7 +148,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(runs: Runs, task: st
     rows, columns = topics(60, language=1), LABELLED  # which partner a text has is drawn
     dataset = runs.dataset(rows, columns, splits=THIRDS)
     small = {"hidden_size": 32, "num_layers": 1, "dropout": 0.3}
-    given = recipe(task, train=loop(epochs=3, batch_size=16))
+    given = recipe(task, train=loop(epochs=3, batch_size=16, micro_batch_size=6))
     given["model"]["hyperparameters"] = small
     whole, _ = runs.run(given, dataset)
     work, told = runs.folder(), Link(stop_after=4)
@@ -164,6 +172,7 @@ def test_what_cannot_be_learned_is_refused_by_name(runs: Runs, tmp_path: Path) -
         ({"model": {"architecture": "fusion"}}, "recipe.model.architecture"),
         ({"augment": {"image": {"flip": True}}}, "recipe.augment.image"),
         ({"embedding": {"asked": "questoin"}}, "recipe.embedding.asked"),
+        ({"embedding": {"dimensions": [16, 65]}}, "recipe.embedding.dimensions"),
     ):
         given = {**recipe("embedding"), **changes}
         with pytest.raises(InvalidValueError) as raised:

@@ -28,7 +28,8 @@ from purvey.models.encoder.saving import save_encoder, save_setup
 from purvey.models.encoder.starting import start_encoder
 from purvey.models.encoder.texts import collate
 from purvey.models.loading import open_model
-from purvey.train.vectors.contrastive import Pairs, _columns, _excluded, _first, info_nce
+from purvey.train.vectors.contrastive import info_nce
+from purvey.train.vectors.pairs import Pairs, columns_of, excluded, first
 from purvey.worker.training.encoders.pairs import ByLabel, ByPair
 from tests.numerics.encoders import FAMILIES, tokenizer_of, write_encoder
 
@@ -202,10 +203,10 @@ def test_info_nce_is_its_equation_and_knows_who_belongs_to_whom() -> None:
     # Rows 0 and 2 ask the same; text 2, which is near and wrong for row 1, is right for them.
     pairs = _pairs(ByPair(("q", "r", "q", "s"), (0, 1, 2, 3)), 4, 5, (4, 2, 4, 4))
     rows = range(4)
-    columns = _columns(pairs, rows, _first)
+    columns = columns_of(pairs, rows, first)
     assert columns == [0, 1, 2, 3, 4, 2, 4, 4]
-    excluded = _excluded(pairs, rows, columns)
-    allowed = [[j for j in range(8) if not excluded[i, j]] for i in range(4)]
+    excluded_BC = excluded(pairs, rows, columns)
+    allowed = [[j for j in range(8) if not excluded_BC[i, j]] for i in range(4)]
     assert allowed == [
         [0, 1, 3, 4, 6, 7],
         [0, 1, 2, 3, 4, 5, 6, 7],
@@ -213,14 +214,14 @@ def test_info_nce_is_its_equation_and_knows_who_belongs_to_whom() -> None:
         [*range(8)],
     ]
     asked, found = _unit(4, 1), _unit(5, 2)[columns]
-    loss = info_nce(asked, found, excluded, temperature=0.2)
+    losses = info_nce(asked, found, excluded_BC, temperature=0.2)
     each = []
     for i in rows:
         odds = {
             j: float(torch.exp(asked[i].double() @ found[j].double() / 0.2)) for j in allowed[i]
         }
         each.append(-np.log(odds[i] / sum(odds.values())))
-    assert float(loss) == pytest.approx(np.mean(each), rel=1e-5)
+    assert losses.tolist() == pytest.approx(each, rel=1e-5)
 
 
 def test_texts_of_a_label_are_no_negatives_of_each_other() -> None:
@@ -228,9 +229,9 @@ def test_texts_of_a_label_are_no_negatives_of_each_other() -> None:
     pairs = _pairs(relation, 5, 6)
     assert relation.partners(0).tolist() == [2, 5]
     assert relation.partners(3).tolist() == [1]  # row 3 is text 4
-    columns = _columns(pairs, (0, 1, 2), _first)
+    columns = columns_of(pairs, (0, 1, 2), first)
     assert columns == [2, 4, 0]
-    assert _excluded(pairs, (0, 1, 2), columns).tolist() == [
+    assert excluded(pairs, (0, 1, 2), columns).tolist() == [
         [False, False, True],  # text 0 itself
         [False, False, False],
         [True, False, False],  # text 2 itself

@@ -1,5 +1,7 @@
 """What a run would take is said before it runs, for every task, and is near what it takes."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,20 @@ import pytest
 from purvey.contracts.data import ColumnKind
 from purvey.contracts.defaults import with_recipe_defaults
 from purvey.contracts.estimating.needs import Estimated
-from purvey.contracts.jobs import InputDataset, JobSpec
+from purvey.contracts.jobs import InputDataset, InputFile, JobSpec
+from purvey.contracts.model import ModelSource
 from purvey.contracts.recipe import parse_recipe
 from purvey.contracts.sizes import DecoderSizes
 from purvey.errors import InvalidValueError
 from purvey.models.folder.manifest import read_manifest
-from purvey.train.estimating import sizes
+from purvey.models.language import save_language_model
+from purvey.train.schedule import span_of
 from purvey.worker import job, train
 from purvey.worker.estimating import estimate, rehearsal
+from purvey.worker.training import placing
 from tests.numerics.mixtures import Link, Runs, price_rows, xor_rows
 from tests.numerics.recordings import morse_dataset, speech_recipe
+from tests.numerics.shapes import language_model
 
 NOTES: dict[str, ColumnKind] = {"note": "text", "answer": "label"}
 PHOTOS: dict[str, ColumnKind] = {"photo": "image", "answer": "label"}
@@ -59,7 +65,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "_PATIENCE_S", 0.0)
 
 
-def spec_of(runs: Runs, recipe: dict[str, Any], dataset: InputDataset, **more: Any) -> JobSpec:
+def spec_of(
+    runs: Runs, recipe: dict[str, Any], dataset: InputDataset | None, **more: Any
+) -> JobSpec:
     return JobSpec(
         job_id="job_test",
         kind="estimate",
@@ -73,7 +81,9 @@ def spec_of(runs: Runs, recipe: dict[str, Any], dataset: InputDataset, **more: A
     )
 
 
-def estimated(runs: Runs, recipe: dict[str, Any], dataset: InputDataset, **more: Any) -> Estimated:
+def estimated(
+    runs: Runs, recipe: dict[str, Any], dataset: InputDataset | None, **more: Any
+) -> Estimated:
     spec = spec_of(runs, recipe, dataset, **more)
     link: Any = Link()
     assert job.runner_of(spec) is estimate.run
@@ -140,6 +150,58 @@ def test_every_task_is_followed_and_its_size_is_the_runs_own(task: str, runs: Ru
     assert found.disk.model_bytes == pytest.approx(written, rel=0.1, abs=8_192)
     kept = sum(f.stat().st_size for f in Path(spec.work_dir).rglob("*.safetensors"))
     assert kept <= found.disk.checkpoints_bytes * 1.05 + 20_000
+
+
+def chat_file(path: Path, role: str, colours: list[str]) -> InputFile:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"what colour is the {colour} circle? {number}"},
+                {"role": "assistant", "content": colour},
+            ]
+        }
+        for number, colour in enumerate(colours)
+    ]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    path.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return InputFile(role=role, path=str(path), name=path.name, sha256=sha256, num_bytes=len(data))
+
+
+def test_fine_tuning_is_followed_from_its_files(runs: Runs) -> None:
+    folder = runs.folder()
+    save_language_model(folder / "base", language_model())
+    base = ModelSource(name="base", folder=str(folder / "base"), digest="0" * 64)
+    files = (
+        chat_file(folder / "train.jsonl", "training", ["red", "blue"] * 50),
+        chat_file(folder / "held.jsonl", "validation", ["red", "red", "yellow"] * 10),
+    )
+    recipe = {
+        "task": "text-generation",
+        "model": {"base": "base"},
+        "train": {"method": "lora", "epochs": 3, "batch_size": 8, "sequence_tokens": 64},
+    }
+    found = estimated(runs, recipe, None, files=files, base=base)
+    asked = parse_recipe(with_recipe_defaults(recipe)).train
+    assert found.time.steps == span_of(asked, 100).total_steps, "of all rows, not of a sample"
+    assert found.time.is_measured
+    assert 0 < found.trained_parameters < found.parameters
+    assert found.memory.gradients_bytes == 4 * found.trained_parameters
+    assert (found.memory.activations_bytes or 0) > 0
+    [told] = [note for note in found.notes if note.startswith("Leakage: ")]
+    assert " of 30 rows of the validation file" in told
+
+
+@pytest.mark.parametrize(
+    ("task", "lost"), [("text-classification", ", no calibration."), ("regression", "checkpoint.")]
+)
+def test_what_is_lost_without_validation_is_noted(task: str, lost: str, runs: Runs) -> None:
+    rows, columns = (price_rows(30), PRICED) if task == "regression" else (xor_rows(30), NOTES)
+    _, recipe = dataset_and_recipe(task, runs)
+    dataset = runs.dataset(rows, columns, splits={"validation": 0.0})
+    [note] = [n for n in estimated(runs, recipe, dataset).notes if n.startswith("The validation")]
+    assert note.startswith("The validation split is empty: no early stopping, no best checkpoint")
+    assert note.endswith(lost)
 
 
 def expected_and_measured(runs: Runs, shape: dict[str, Any], **loop: Any) -> tuple[int, int]:
@@ -220,7 +282,7 @@ def test_what_the_run_would_be_refused_for_the_estimate_is_too(runs: Runs) -> No
 def test_a_run_without_room_for_its_gradients_is_refused_with_the_arithmetic(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "free_memory", lambda: 2**20)
+    monkeypatch.setattr(placing, "free_memory", lambda: 2**20)
     dataset, recipe = dataset_and_recipe("text-generation", runs)
     spec = msgspec.structs.replace(spec_of(runs, recipe, dataset), kind="training")
     with pytest.raises(InvalidValueError, match=r"gradients .* \+ optimizer .* are free") as told:

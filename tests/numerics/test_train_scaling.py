@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from purvey.contracts.engine import TextInput
 from purvey.contracts.jobs import InputDataset
 from purvey.contracts.model import ImageSpec, ModelSource
 from purvey.contracts.recipe_parts.descent import OptimizerConfig
+from purvey.data.loader import load_split
+from purvey.models.classifier import load_classifier
 from purvey.models.config import DecoderConfig
 from purvey.models.decoder import Decoder
 from purvey.models.networks.building import build_network
@@ -35,6 +38,7 @@ from tests.numerics.test_train_resume import (
     SGD,
     Jobs,
     Link,
+    classifier_recipe,
     language_recipe,
     sentences,
     sha256,
@@ -188,6 +192,31 @@ def test_a_wide_run_and_one_on_what_it_grew_into_resume_bit_for_bit(jobs: Jobs) 
     assert sha256(resumed) == sha256(grown)
 
 
+@pytest.mark.row("CRA-23")
+def test_a_grown_classifier_goes_on_from_what_the_small_one_knows(jobs: Jobs) -> None:
+    dataset = jobs.dataset("rows.csv", sentences())
+    recipe = classifier_recipe(ADAMW)
+    recipe["model"]["hyperparameters"] |= {"dropout": 0.0}
+    folder = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
+    base = ModelSource(name="small", folder=str(folder), digest="0" * 64)
+    grown = recipe | {
+        "model": {"base": "small", "width_factor": 3},
+        "train": {"max_steps": 1, "batch_size": 9},
+    }
+    still = grown | {"optimizer": {"name": "sgd", "learning_rate": 1e-9}}
+    copied = jobs.run(still, dataset, link=Link(), work=jobs.folder(), base=base)
+    assert logits(copied, dataset) == pytest.approx(logits(folder, dataset), rel=1e-4, abs=1e-4)
+    assert (
+        lineage(copied)["grown"]["parameters"] > 2 * lineage(copied)["grown"]["parameters_before"]
+    )
+    onward = grown | {"train": recipe["train"]}
+    link = Link()
+    trained = jobs.run(onward, dataset, link=link, work=jobs.folder(), base=base)
+    assert final_loss(trained) < final_loss(folder)
+    assert any(event.startswith("Grew 'small' from ") for event in link.events)
+    assert sha256(jobs.interrupted(onward, dataset, stops=[1, 4], base=base)) == sha256(trained)
+
+
 def grown_recipe(**model: Any) -> dict[str, Any]:
     return {
         "task": "text-generation",
@@ -222,6 +251,14 @@ def prose_recipe(rate: float, *, steps: int, **model: Any) -> dict[str, Any]:
 def final_loss(folder: Path) -> float:
     manifest = json.loads((folder / "purvey.json").read_bytes())
     return float(manifest["report"]["loss"]["value"])
+
+
+def logits(folder: Path, dataset: InputDataset) -> list[float]:
+    model = load_classifier(folder)
+    texts = load_split(Path(dataset.folder), "test").texts("text")
+    batch = model.collate([model.prepare({"input": TextInput(text=text)}) for text in texts])
+    with torch.no_grad():
+        return model.logits(batch).flatten().tolist()
 
 
 def chains(jobs: Jobs) -> InputDataset:

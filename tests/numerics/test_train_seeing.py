@@ -14,18 +14,22 @@ import torch
 
 from examples import shapes
 from purvey.contracts.data import DatasetConfig
+from purvey.contracts.engine import ChatMessage, TokenPrompt
 from purvey.contracts.jobs import InputDataset, InputFile
 from purvey.contracts.model import EYES_NAME, ImageSpec, ModelManifest, ModelSource
 from purvey.data.build import build_dataset
 from purvey.data.loader import load_split
+from purvey.engine.score import Scorer
 from purvey.errors import InvalidValueError
 from purvey.models.folder.safetensors_file import read_tensors
 from purvey.models.language import save_language_model
 from purvey.models.loading import open_model
 from purvey.models.seeing.model import VisionLanguageModel
+from purvey.train.seeing.learner import SeenRows, judge
+from purvey.worker.training.seen import DecodedImages, Encoder
 from tests.numerics.recordings import dataset_of
-from tests.numerics.seen_engine import SeenEngine
-from tests.numerics.shapes import language_model, seeing_recipe, shapes_dataset
+from tests.numerics.seen_engine import SeenEngine, about
+from tests.numerics.shapes import language_model, seeing_model, seeing_recipe, shapes_dataset
 from tests.numerics.test_train_resume import Jobs, Link, sha256
 
 
@@ -203,6 +207,59 @@ def test_conversations_are_learned_and_long_ones_left_out(jobs: Jobs) -> None:
     folder = jobs.run(seeing_recipe(epochs=1), dataset, link=link, work=jobs.folder())
     assert [event for event in link.events if "left out" in event]
     assert {"exact_match", "loss"} <= set(manifest_of(folder).report)
+
+
+def noise(chance: np.random.Generator) -> bytes:
+    return shapes.png(chance.integers(0, 255, (16, 16, 3)).astype(np.uint8))
+
+
+def of_two_images(root: Path, num_rows: int = 24) -> InputDataset:
+    """Prepare rows of two noisy pictures, a question and an answer."""
+    chance = np.random.default_rng(3)
+    rows = []
+    for number in range(num_rows):
+        before, after = (
+            f"data:image/png;base64,{base64.b64encode(noise(chance)).decode()}" for _ in range(2)
+        )
+        said = ("red", "two")[number % 2]
+        rows.append({"before": before, "after": after, "asked": f"what? {number}", "said": said})
+    kinds = {"before": "image", "after": "image", "asked": "text", "said": "transcript"}
+    return rows_of(root, rows, kinds)
+
+
+def test_a_run_on_two_images_is_resumed_bit_for_bit_and_remembers_their_number(
+    jobs: Jobs,
+) -> None:
+    dataset = of_two_images(jobs.folder())
+    recipe = seeing_recipe(max_steps=3)
+    whole = jobs.run(recipe, dataset, link=Link(), work=jobs.folder())
+    resumed = jobs.interrupted(recipe, dataset, stops=[1])
+    for name in ("model.safetensors", EYES_NAME):
+        assert sha256(resumed, name) == sha256(whole, name)
+    assert list(manifest_of(whole).inputs) == ["image", "image_2"]
+    assert opened(whole).num_images == 2
+
+
+def test_two_images_are_seen_in_training_as_they_are_when_asked() -> None:
+    """The loss of an answer is what the engine makes of it; float32 sums in another order."""
+    model, chance = seeing_model().seeing(2), np.random.default_rng(5)
+    pictures = [[noise(chance), noise(chance)] for _ in range(2)]
+    pictures.append(pictures[0][::-1])
+    asked = ChatMessage(role="user", content="what colour is the circle?")
+    talk = (asked, ChatMessage(role="assistant", content="red"))
+    row = Encoder(model, num_images=2, max_tokens=120).row(talk)
+    assert row is not None
+    held = DecodedImages([one for pair in pictures for one in pair], num_each=2, spec=model.spec)
+    judged = judge(model.module, SeenRows(tokens=[row] * 3, images=held))
+    said = TokenPrompt(tokens=tuple(row.ids[row.is_target].tolist()))
+    engine = SeenEngine(model)
+    pairs = [(about(pair, asked.content), said) for pair in pictures]
+    encoded, seen = engine.door.encode_seen(pairs)
+    scores = Scorer(engine.core, engine.door.encode_pair).submit_encoded(encoded, pictures=seen)
+    engine.run_out()
+    found = [-sum(tokens) for tokens in scores.result(0)]
+    assert found == pytest.approx(judged.nats_N.tolist(), rel=1e-4)
+    assert len({round(nats, 3) for nats in found}) == 3, "an image, or their order, is not seen"
 
 
 def test_a_dataset_that_says_nothing_about_its_images_is_refused(jobs: Jobs) -> None:

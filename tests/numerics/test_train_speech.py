@@ -91,7 +91,7 @@ def test_the_model_and_its_report_are_complete(jobs: Jobs, few: InputDataset) ->
 def test_it_goes_on_from_what_was_trained(jobs: Jobs, few: InputDataset) -> None:
     folder = jobs.run(speech_recipe(), few, link=Link(), work=jobs.folder())
     base = ModelSource(name="base", folder=str(folder), digest="0" * 64)
-    recipe = speech_recipe() | {"model": {"base": "base"}}
+    recipe = speech_recipe() | {"model": {"base": "base", "width_factor": 2}}
     with pytest.raises(InvalidValueError, match="declares its own inputs"):
         jobs.run(recipe, few, link=Link(), work=jobs.folder(), base=base)
     del recipe["preprocess"]
@@ -99,6 +99,8 @@ def test_it_goes_on_from_what_was_trained(jobs: Jobs, few: InputDataset) -> None
     assert sha256(tuned) != sha256(folder)
     assert manifest_of(tuned).vocabulary == manifest_of(folder).vocabulary
     assert manifest_of(tuned).inputs == manifest_of(folder).inputs
+    assert manifest_of(tuned).hyperparameters["width"] == 48
+    assert manifest_of(tuned).lineage["grown"]["largest_difference"] < 1e-4
 
 
 def spoken(root: Path, rows: list[tuple[bytes, str]], **config: Any) -> InputDataset:

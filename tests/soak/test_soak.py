@@ -18,7 +18,7 @@ from tests.soak.analysis import PER, Bounds, faults, rss_growth, settled, slope
 from tests.soak.soak import Soak, Soaked, soaked
 
 SHORT = Bounds(rss=None, blocks=1.0)
-"""Two objects kept for each request are seen in some thousands. Resident memory is not judged: it
+"""Two objects kept for each request are seen in a thousand. Resident memory is not judged: it
 settles in the first ten thousand requests, as pools, caches and the allocator fill."""
 LONG = Bounds(rss=0.01, blocks=0.05)
 """A line through some forty samples of the second half: about 1 MB for 10^5 requests, and one
@@ -75,13 +75,14 @@ def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     sys.stdout.write(f"seed {seed}\n")
     with soaked(tmp_path) as server:
-        soak = asyncio.run(run(server, seed=seed, num_portions=4, num_errands=300))
+        soak = asyncio.run(run(server, seed=seed, num_portions=4, num_errands=180))
         report(soak)
         assert faults(soak.samples, SHORT) == []
         check_disk(server)
     check_log(server)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_planted_leak_is_seen(tmp_path: Path) -> None:
     with soaked(tmp_path, "--leak", "4") as server:

@@ -110,3 +110,12 @@ def test_what_has_no_task_is_left_for_validation_to_refuse(values: dict[str, Any
     assert with_recipe_defaults(values) == values
     with pytest.raises(InvalidValueError, match=r"recipe\.task"):
         parse_recipe(with_recipe_defaults(values))
+
+
+def test_a_new_recogniser_learns_by_muon_and_a_base_by_adamw() -> None:
+    new = parse_recipe(with_recipe_defaults({"task": "speech-recognition"}))
+    assert (new.optimizer.name, new.optimizer.momentum) == ("muon", 0.95)
+    tuned = with_recipe_defaults({"task": "speech-recognition", "model": {"base": "x"}})
+    assert parse_recipe(tuned).optimizer.name == "adamw"
+    asked = {"task": "speech-recognition", "optimizer": {"name": "adamw"}}
+    assert parse_recipe(with_recipe_defaults(asked)).optimizer.momentum == 0.9

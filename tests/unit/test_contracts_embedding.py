@@ -90,8 +90,10 @@ def test_what_pairs_no_texts_is_refused(
     [
         ({"task": "text-classification", "embedding": {"temperature": 1.0}}, "recipe.embedding"),
         ({"task": "embedding", "train": {"batch_size": 1}}, "recipe.train.batch_size"),
-        ({"task": "embedding", "train": {"micro_batch_size": 2}}, "recipe.train.micro_batch_size"),
-        ({"task": "embedding", "parallel": {"strategy": "ddp"}}, "recipe.parallel.strategy"),
+        ({"task": "embedding", "parallel": {"strategy": "fsdp"}}, "recipe.parallel.strategy"),
+        ({"task": "embedding", "embedding": {"dimensions": [8, 8]}}, "recipe.embedding"),
+        ({"task": "embedding", "embedding": {"dimensions": [0]}}, "recipe.embedding.dimensions.0"),
+        ({"task": "regression", "embedding": {"dimensions": [8]}}, "recipe.embedding"),
         ({"task": "embedding", "train": {"label_smoothing": 0.1}}, "recipe.train.label_smoothing"),
         ({"task": "embedding", "embedding": {"temperature": 0.0}}, "recipe.embedding.temperature"),
     ],

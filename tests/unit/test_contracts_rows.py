@@ -95,7 +95,8 @@ def test_preferences_are_counted_like_conversations() -> None:
 
 
 BAD_PREFERENCES: dict[str, tuple[bytes, str]] = {
-    "a conversation": (GOOD, '"input", "preferred_output" and "non_preferred_output"'),
+    "a conversation": (GOOD, 'a conversation, which the method "supervised" learns from'),
+    "something else": (b"{}\n", '"input", "preferred_output" and "non_preferred_output"'),
     "a prompt of text": (preference(input="q"), '"input"'),
     "a prompt without turns": (preference(input={"messages": []}), r"input\.messages"),
     "no list of turns": (preference(input={}), '"messages"'),

@@ -107,8 +107,13 @@ def test_a_division_is_checked_at_the_full_size() -> None:
             "not 'ctc'",
         ),
         (
-            {"task": "image-classification", "model": {"base": "digits", "depth_factor": 2}},
+            {"task": "regression", "model": {"base": "prices", "depth_factor": 2}},
             "model.depth_factor",
+            "does not grow a base of regression",
+        ),
+        (
+            {"task": "embedding", "model": {"base": "finder", "scaling": "mup"}},
+            "model.scaling",
             "language models",
         ),
         (GROWN | {"train": {"method": "lora"}}, "model.width_factor", "'full'"),

@@ -4,7 +4,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from sklearn import metrics as oracle
 
 from purvey.evaluate.bootstrap import Bootstrap, outcome_interval, row_interval
 from purvey.evaluate.metrics import (
@@ -29,6 +28,8 @@ def rows(seed: int, count: int = 200) -> tuple[Ints, Ints]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_metrics_equal_scikit_learn(seed: int) -> None:
+    from sklearn import metrics as oracle
+
     targets, predictions = rows(seed, count=5 + 40 * seed)
     outcomes = count_outcomes(targets, predictions, num_labels=LABELS)
     counts = outcomes.counts[None, :]
@@ -57,6 +58,8 @@ def test_labels_that_never_occur_do_not_lower_the_mean() -> None:
 
 
 def test_thousands_of_labels_need_no_table_of_outcomes_by_label() -> None:
+    from sklearn import metrics as oracle
+
     generator = np.random.default_rng(0)
     targets, predictions = generator.integers(0, 3_000, size=(2, 20_000))
     outcomes = count_outcomes(targets, predictions, num_labels=3_000)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from purvey.evaluate.bootstrap import Bootstrap
 from purvey.evaluate.scores import regression_report
@@ -11,6 +10,8 @@ HOW = Bootstrap(num_samples=400, confidence=0.9, seed=3)
 
 
 def test_numbers_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
     chance = np.random.default_rng(5)
     wanted = chance.normal(40.0, 8.0, 300)
     predicted = wanted + chance.normal(0.5, 3.0, 300)
@@ -45,6 +46,8 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 @pytest.mark.parametrize("predicted", [[2.0, 2.0, 2.0], [1.0, 2.0, 4.0]])
 def test_scores_that_are_all_the_same_have_the_r2_of_scikit_learn(predicted: list[float]) -> None:
+    from sklearn.metrics import r2_score
+
     wanted = np.full(3, 2.0)
     report = regression_report(np.array(predicted), wanted, baseline=2.0, how=HOW)
     assert report["r2"]["value"] == r2_score(wanted, predicted)

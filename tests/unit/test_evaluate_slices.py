@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from purvey.evaluate.bootstrap import Bootstrap
 from purvey.evaluate.calibration import calibration_error, reliability
@@ -15,6 +14,8 @@ HOW = Bootstrap(num_samples=200)
 
 
 def test_the_area_of_every_resample_is_that_of_scikit_learn_ties_included() -> None:
+    from sklearn.metrics import roc_auc_score
+
     chance = np.random.default_rng(1)
     scores = chance.integers(0, 6, 40) / 5
     is_label = (scores + chance.normal(0, 0.4, 40) > 0.6).astype(np.int64)
@@ -25,6 +26,8 @@ def test_the_area_of_every_resample_is_that_of_scikit_learn_ties_included() -> N
 
 
 def test_the_mean_area_is_one_versus_rest() -> None:
+    from sklearn.metrics import roc_auc_score
+
     chance = np.random.default_rng(2)
     probs = chance.dirichlet((1, 1, 1), 60)
     targets = (probs.cumsum(axis=1) < chance.random((60, 1))).sum(axis=1)

@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +116,6 @@ def test_counting_takes_nothing_from_chance(architecture: str) -> None:
     again = find(architecture, task="image-classification").build(inputs, len(LABELS), fields)
     for one, other in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_counting_imports_no_compiler() -> None:
-    """It would take longer than the training of many a small network."""
-    script = (
-        "import sys\n"
-        "from tests.unit.test_models_image_networks import NETWORKS, built\n"
-        "print([built(name).num_parameters > 0 for name in NETWORKS])\n"
-        "print('torch._dynamo' in sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[:2] == ["[True, True, True]", "False"]
 
 
 @pytest.mark.parametrize(

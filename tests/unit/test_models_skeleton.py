@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from purvey.models.config import DecoderConfig
@@ -19,18 +16,3 @@ def test_a_skeleton_has_every_shape_and_no_number(is_tied: bool) -> None:
     bare, whole = skeleton(config).state_dict(), Decoder(config).state_dict()
     assert {n: t.shape for n, t in bare.items()} == {n: t.shape for n, t in whole.items()}
     assert all(tensor.is_meta for tensor in bare.values())
-
-
-def test_a_skeleton_imports_no_compiler() -> None:
-    """It would cost a load more than its weights do."""
-    script = (
-        "import sys\n"
-        "from tests.unit.test_models_skeleton import CONFIG\n"
-        "from purvey.models.skeleton import skeleton\n"
-        "skeleton(CONFIG)\n"
-        "print('torch._dynamo' in sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"

@@ -42,6 +42,7 @@ def recogniser(**changes: object) -> SpeechModel:
         spec=SPEC,
         vocabulary=Vocabulary.of(["ab cd"]),
     )
+    assert isinstance(model.module, CtcEncoder)
     model.module.eval()
     with torch.no_grad():  # a fresh one says next to nothing
         model.module.head.bias[BLANK] -= 4.0
@@ -153,6 +154,7 @@ def test_another_architecture_is_refused() -> None:
 
 def test_weights_are_drawn_by_the_named_scheme() -> None:
     model = recogniser()
+    assert isinstance(model.module, CtcEncoder)
     before = model.module.head.weight.clone()
     initialise(model.module, "xavier_normal", generator=torch.Generator().manual_seed(1))
     assert not torch.equal(model.module.head.weight, before)

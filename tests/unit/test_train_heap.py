@@ -1,4 +1,4 @@
-"""What a process has freed is the system's again, where it asked for that."""
+"""What a process has freed is the system's again, or stays for later, as it asked for."""
 
 import subprocess
 import sys
@@ -38,3 +38,32 @@ def test_blocks_are_given_back_by_a_process_that_asked_for_it(
     command = [sys.executable, "-c", FREEING, how]
     kept = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert least <= int(kept.stdout) <= most
+
+
+KEEPING = """
+import resource
+import sys
+
+from purvey.train.parallel.heap import keep_blocks
+
+if sys.argv[1] == "asked":
+    keep_blocks()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [b"x" * 4 * 2**20 for _ in range(16)]
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults(), faults())
+"""
+
+
+@pytest.mark.parametrize(("how", "most"), [("asked", 100), ("not", None)])
+def test_a_step_finds_what_the_one_before_it_freed(how: str, most: int | None) -> None:
+    """Else the system hands out 64 MiB page by page again, 16,384 pages of 4 KiB."""
+    command = [sys.executable, "-c", KEEPING, how]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    faults = [int(word) for word in ran.stdout.split()]
+    assert max(faults) <= most if most is not None else min(faults) > 1_000

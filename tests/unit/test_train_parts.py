@@ -95,10 +95,10 @@ def test_optimizer_state_survives_as_tensors(name: str) -> None:
 def test_decay_falls_on_matrices_only() -> None:
     module = network()
     optimizer = build_optimizer(module, OptimizerConfig(name="sgd", weight_decay=0.5))
-    by_decay = {g["weight_decay"]: [p.dim() for p in g["params"]] for g in optimizer.param_groups}
+    by_decay = {g.weight_decay: [p.dim() for p in g.parameters] for g in optimizer.groups}
     assert by_decay == {0.5: [2, 2], 0.0: [1, 1]}
     optimizer.set_rate(0.125)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.125}
+    assert {group.rate for group in optimizer.groups} == {0.125}
 
 
 def test_sgd_with_momentum_follows_its_formula() -> None:

@@ -87,6 +87,15 @@ def test_where_memory_is_short_the_state_is_written_at_once(
         assert (writing.is_busy, reports.steps) == (False, [1])
 
 
+def test_ranks_that_copy_at_once_share_what_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(staging, "free_memory", lambda: 80)  # 36 bytes are copied
+    held = snapshot(1, torch.ones(3))
+    assert staging.Staging().copy(held, num_ranks=2) is None
+    assert staging.Staging().copy(held) is not None
+
+
 def test_buffers_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.full((3,), 1.0)
     made = staging.Staging()

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from purvey.models.speech.network import CtcEncoder, steps_of
-from purvey.train.speech import SpeechLearner, like_length_order
+from purvey.train.hearing.ctc import SpeechLearner
+from purvey.train.hearing.rows import like_length_order
 
 NUM_MELS, NUM_OUTPUTS = 8, 4
 

@@ -169,7 +169,8 @@ async def test_room_for_one_is_given_to_one(
     tmp_path: Path, launcher: ScriptedJobLauncher, disk: Disk
 ) -> None:
     launcher.then(FULL, FULL)
-    async with Workshop(tmp_path, launcher, config=CONFIG) as workshop:
+    rarely = RunConfig(lease_s=2.0)  # one look, and the disk is full again before the next
+    async with Workshop(tmp_path, launcher, config=rarely) as workshop:
         first, second = [await starved(workshop) for _ in range(2)]
         launcher.then(until_stopped)
         disk.free = 2 * LEAST_ROOM_BYTES - 1

@@ -146,6 +146,22 @@ async def test_what_nobody_asked_for_is_never_the_next_answer(
         assert server.num_connections == 2
 
 
+async def test_a_connection_that_was_not_read_for_a_while_is_read_again(clock: FakeClock) -> None:
+    size = HELD_BYTES + 1  # reading stops at the last byte
+    raw = HEAD + f"content-length: {size}\r\n\r\n".encode() + b"a" * size
+    async with _serving(clock, raw) as (server, connections):
+        for _ in range(2):
+            async with connections.one() as connection:
+                await connection.send(ASKED)
+                await connection.head(silence_s=PATIENCE_S)
+                async with asyncio.timeout(PATIENCE_S):
+                    while connection.num_held < size:  # noqa: ASYNC110 (nothing tells of it)
+                        await asyncio.sleep(0)
+                pieces = [piece async for piece in connection.pieces(silence_s=PATIENCE_S)]
+                assert len(b"".join(pieces)) == size
+        assert server.num_connections == 1
+
+
 @pytest.mark.parametrize("head", [b"connection: close\r\n", b""], ids=["said", "older"])
 async def test_a_connection_that_will_close_is_not_kept(clock: FakeClock, head: bytes) -> None:
     raw = SIZED.replace(b"\r\n\r\n", b"\r\n" + head + b"\r\n")

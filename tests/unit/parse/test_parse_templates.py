@@ -82,7 +82,16 @@ def replaced(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [str(vars(r)["reason"]) for r in caplog.records if r.message == "parse.replaced"]
 
 
-@pytest.mark.parametrize(("name", "source"), (HUNGRY | SLOW | EITHER).items())
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        *(HUNGRY | SLOW).items(),
+        *(
+            pytest.param(name, source, marks=[] if name == "joined" else pytest.mark.faults)
+            for name, source in EITHER.items()
+        ),
+    ],
+)
 def test_inp15_a_bomb_ends_its_process_alone(
     parser: Parser, caplog: pytest.LogCaptureFixture, name: str, source: str
 ) -> None:

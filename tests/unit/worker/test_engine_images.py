@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psutil
 import pytest
+import pytest_asyncio
 import torch
 from PIL import Image
 
@@ -21,7 +20,7 @@ from purvey.models.classifier import build_classifier, save_classifier
 from tests.matrix.memory import peak_growth
 from tests.unit.parse.pictures import encoded, grey_png, scan_bomb
 
-pytestmark = pytest.mark.row("FIL-07", "FIL-09")
+pytestmark = [pytest.mark.row("FIL-07", "FIL-09"), pytest.mark.asyncio(loop_scope="module")]
 BRIGHTNESS = """
 from torch import nn
 import torch
@@ -43,9 +42,10 @@ SLACK_BYTES = 48 * 2**20
 """Frames on their way, and what the allocator adds; pixels would be many times that."""
 
 
-@asynccontextmanager
-async def engine_in(folder: Path) -> AsyncIterator[IpcEngine]:
-    """Run an engine that tells dark images from light ones."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[IpcEngine]:
+    """A process that tells dark images from light ones."""
+    folder = tmp_path_factory.mktemp("brightness")
     (folder / "modules").mkdir()
     (folder / "modules" / "brightness.py").write_text(BRIGHTNESS, encoding="utf-8")
     torch.manual_seed(0)
@@ -59,10 +59,9 @@ async def engine_in(folder: Path) -> AsyncIterator[IpcEngine]:
     source = ModelSource(name="brightness", folder=str(folder / "model"), digest="0" * 64)
     load = LoadModel(source=source, num_threads=1, kv_cache_bytes=2**20, max_batch_tokens=64)
     engine = await LocalEngineLauncher(cwd=folder).launch(load)
-    try:
-        yield engine
-    finally:
-        await engine.close(timeout_s=30)
+    yield engine
+    assert engine.is_alive
+    await engine.close(timeout_s=30)
 
 
 async def classes(engine: IpcEngine, *images: bytes) -> list[str]:
@@ -71,7 +70,7 @@ async def classes(engine: IpcEngine, *images: bytes) -> list[str]:
     return ["light" if light > dark else "dark" for dark, light in answer.probabilities]
 
 
-async def test_fil07_hostile_images_leave_the_engine_as_it_was(tmp_path: Path) -> None:
+async def test_fil07_hostile_images_leave_the_engine_as_it_was(engine: IpcEngine) -> None:
     hostile = [
         grey_png(50_000, 50_000, rows=1_000),
         grey_png(14_000, 14_000),
@@ -79,53 +78,48 @@ async def test_fil07_hostile_images_leave_the_engine_as_it_was(tmp_path: Path) -
         encoded(Image.effect_noise((64, 64), 100))[:500],
         b"",
     ]
-    async with engine_in(tmp_path) as engine:
-        assert await classes(engine, DARK, LIGHT) == ["dark", "light"]
-        with peak_growth(engine.pid) as growth:
-            for data in hostile:
-                with pytest.raises(UserError) as refusal:
-                    await classes(engine, LIGHT, data)
-                assert (refusal.value.code, refusal.value.param) == ("invalid_value", "input")
-                assert "0x" not in refusal.value.text
-                assert await classes(engine, LIGHT, DARK) == ["light", "dark"]
-            huge = encoded(Image.new("RGB", (WIDEST, 4_000), (255, 255, 255)), compress_level=1)
-            assert await classes(engine, huge) == ["light"]
-            assert growth() < SLACK_BYTES
-        assert engine.is_alive
+    assert await classes(engine, DARK, LIGHT) == ["dark", "light"]
+    with peak_growth(engine.pid) as growth:
+        for data in hostile:
+            with pytest.raises(UserError) as refusal:
+                await classes(engine, LIGHT, data)
+            assert (refusal.value.code, refusal.value.param) == ("invalid_value", "input")
+            assert "0x" not in refusal.value.text
+            assert await classes(engine, LIGHT, DARK) == ["light", "dark"]
+        huge = encoded(Image.new("RGB", (WIDEST, 4_000), (255, 255, 255)), compress_level=1)
+        assert await classes(engine, huge) == ["light"]
+        assert growth() < SLACK_BYTES
 
 
-async def test_fil09_the_images_of_one_request_share_a_budget(tmp_path: Path) -> None:
+async def test_fil09_the_images_of_one_request_share_a_budget(engine: IpcEngine) -> None:
     whole = grey_png(WIDEST, 4_000)
     count = LIMITS.request_pixels // LIMITS.image_pixels
-    async with engine_in(tmp_path) as engine:
-        assert await classes(engine, *[whole] * count) == ["dark"] * count
-        for more in (1, 16):
-            with pytest.raises(UserError, match="pixels of a request"):
-                await classes(engine, *[whole] * count, *[grey_png(1, 1)] * more)
-        assert await classes(engine, whole) == ["dark"]  # the next request has its own
+    assert await classes(engine, *[whole] * count) == ["dark"] * count
+    for more in (1, 16):
+        with pytest.raises(UserError, match="pixels of a request"):
+            await classes(engine, *[whole] * count, *[grey_png(1, 1)] * more)
+    assert await classes(engine, whole) == ["dark"]  # the next request has its own
 
 
-async def test_a_slow_image_holds_up_neither_others_nor_explanations(tmp_path: Path) -> None:
-    async with engine_in(tmp_path) as engine:
-        assert await classes(engine, DARK) == ["dark"]
-        slow = asyncio.create_task(classes(engine, scan_bomb(4_000, 100_000)))
-        for _ in range(3):
-            assert await classes(engine, LIGHT) == ["light"]
-        assert not slow.done()
-        request = ExplanationRequest(image=LIGHT, label="light", random_orders=2, curve_points=2)
-        explained = await engine.explain(Explain(request_id=new_id("req_"), request=request))
-        assert explained.result.units
-        with pytest.raises(UserError, match="simpler one") as refusal:
-            await slow
-        assert refusal.value.param == "input"
-
-
-async def test_fil07_killed_parsers_are_replaced_for_the_next_request(tmp_path: Path) -> None:
-    async with engine_in(tmp_path) as engine:
-        assert await classes(engine, DARK) == ["dark"]
-        parsers = psutil.Process(engine.pid).children()
-        assert parsers
-        for parser in parsers:
-            parser.kill()
+async def test_a_slow_image_holds_up_neither_others_nor_explanations(engine: IpcEngine) -> None:
+    assert await classes(engine, DARK) == ["dark"]
+    slow = asyncio.create_task(classes(engine, scan_bomb(4_000, 100_000)))
+    for _ in range(3):
         assert await classes(engine, LIGHT) == ["light"]
-        assert not set(parsers) & set(psutil.Process(engine.pid).children())
+    assert not slow.done()
+    request = ExplanationRequest(image=LIGHT, label="light", random_orders=2, curve_points=2)
+    explained = await engine.explain(Explain(request_id=new_id("req_"), request=request))
+    assert explained.result.units
+    with pytest.raises(UserError, match="simpler one") as refusal:
+        await slow
+    assert refusal.value.param == "input"
+
+
+async def test_fil07_killed_parsers_are_replaced_for_the_next_request(engine: IpcEngine) -> None:
+    assert await classes(engine, DARK) == ["dark"]
+    parsers = psutil.Process(engine.pid).children()
+    assert parsers
+    for parser in parsers:
+        parser.kill()
+    assert await classes(engine, LIGHT) == ["light"]
+    assert not set(parsers) & set(psutil.Process(engine.pid).children())

@@ -22,8 +22,8 @@ BYTES = {
 
 
 @pytest.fixture
-async def engines(tmp_path: Path) -> AsyncIterator[tuple[IpcEngine, IpcEngine]]:
-    """Two processes of one small classifier."""
+async def engines(tmp_path: Path) -> AsyncIterator[list[IpcEngine]]:
+    """Processes of one small classifier, one more than there are things to send."""
     folder = tmp_path / "classifier"
     folder.mkdir()
     torch.manual_seed(0)
@@ -35,9 +35,9 @@ async def engines(tmp_path: Path) -> AsyncIterator[tuple[IpcEngine, IpcEngine]]:
     source = ModelSource(name="spam", folder=str(folder), digest="0" * 64)
     load = LoadModel(source=source, num_threads=1, kv_cache_bytes=2**20, max_batch_tokens=64)
     launcher = LocalEngineLauncher(cwd=tmp_path)
-    first, second = await asyncio.gather(launcher.launch(load), launcher.launch(load))
-    yield first, second
-    for engine in (first, second):
+    engines = await asyncio.gather(launcher.launch(load), *(launcher.launch(load) for _ in BYTES))
+    yield engines
+    for engine in engines:
         await engine.close(timeout_s=5)
 
 
@@ -47,17 +47,17 @@ async def _ask(engine: IpcEngine, request_id: str) -> int:
 
 
 @pytest.mark.row("NET-09")
-@pytest.mark.parametrize("sent", BYTES.values(), ids=BYTES)
 async def test_an_engine_ends_at_bytes_that_do_not_fit(
-    engines: tuple[IpcEngine, IpcEngine], tmp_path: Path, sent: bytes
+    engines: list[IpcEngine], tmp_path: Path
 ) -> None:
-    victim, neighbour = engines
-    assert await _ask(victim, "before") == 1
-    victim._child._writer.write(pack(Cancel(request_id="unknown")) + sent)
-    async with asyncio.timeout(60):
-        while victim.is_alive:  # noqa: ASYNC110 (it has no event for it)
-            await asyncio.sleep(0.02)
-        with pytest.raises(WorkerCrashedError):
-            await _ask(victim, "after")
-        assert await _ask(neighbour, "beside") == 1
+    neighbour, *victims = engines
+    for victim, sent in zip(victims, BYTES.values(), strict=True):
+        assert await _ask(victim, "before") == 1
+        victim._child._writer.write(pack(Cancel(request_id="unknown")) + sent)
+        async with asyncio.timeout(60):
+            while victim.is_alive:  # noqa: ASYNC110 (it has no event for it)
+                await asyncio.sleep(0.02)
+            with pytest.raises(WorkerCrashedError):
+                await _ask(victim, "after")
+            assert await _ask(neighbour, f"beside-{len(sent)}") == 1
     assert not (tmp_path / "canary").exists()
