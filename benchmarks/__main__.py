@@ -13,6 +13,7 @@ BARS = (
     "decode_one",
     "durable_metering",
     "fine_tuning_speed",
+    "fine_tuning_trl",
     "training_tasks_speed",
     "large_shapes",
     "ranks",
