@@ -7,58 +7,19 @@ Shape letters, this file only:
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from purvey.models.speech.ctc import CtcNetwork
 from purvey.models.speech.decoding import best_path
 from purvey.models.speech.vocabulary import BLANK
 from purvey.train.early_stopping import Validation
-from purvey.train.hearing.rows import EVAL_ROWS, Measure, Recordings, judged, like_length_order
+from purvey.train.hearing.rows import EVAL_ROWS, HearingLearner, judged, like_length_order
 from purvey.train.step import BatchLoss
 
 
-class SpeechLearner:
-    """A network with the recordings that it learns from.
-
-    Args:
-        module: The network.
-        recordings: Training rows, each long enough for its transcript.
-        targets: Numbers of the characters of each, at least one.
-        validation: Rows to evaluate on; may be empty.
-        validation_targets: Numbers of the characters of each.
-        measure: Metrics of what is heard in validation rows.
-        batch_size: Rows of a step.
-        seed: Of the order.
-    """
-
-    def __init__(
-        self,
-        module: CtcNetwork,
-        *,
-        recordings: Recordings,
-        targets: Sequence[list[int]],
-        validation: Recordings,
-        validation_targets: Sequence[list[int]],
-        measure: Measure,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        assert len(recordings) == len(targets), "recordings and targets are not aligned"
-        assert len(validation) == len(validation_targets), "validation rows are not aligned"
-        self._module, self._recordings, self._targets = module, recordings, targets
-        self._validation, self._validation_targets = validation, validation_targets
-        self._measure, self._batch_size, self._seed = measure, batch_size, seed
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        return self._module
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows."""
-        return len(self._recordings)
+class SpeechLearner(HearingLearner[CtcNetwork]):
+    """A network with the recordings that it learns from; targets are numbers of characters."""
 
     def order(self, epoch: int) -> Sequence[int]:
         """Return batches of like length, shuffled; in the first epoch from short to long."""

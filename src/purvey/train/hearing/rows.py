@@ -1,14 +1,14 @@
-"""Recordings as learners take them, in which order, and what counts as better.
+"""Recordings as learners take them, what these share, and what counts as better.
 
 Shape letters, this file only:
     M = mel bands   F = frames
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from purvey.train.chance import derived_seed, permutation
 from purvey.train.early_stopping import Validation
@@ -18,6 +18,8 @@ EVAL_ROWS = 16
 _POOL_BATCHES = 16
 """Rows of so many batches are put in order of length, so that a batch has little padding."""
 _HEARING_CER = 0.9
+
+M = TypeVar("M", bound=nn.Module)
 
 Measure = Callable[[list[list[int]]], dict[str, float]]
 """Numbers of what is heard in each validation row to metrics by name, `cer` among them."""
@@ -38,6 +40,50 @@ class Recordings(Protocol):
     def features(self, row: int) -> Tensor:
         """Return `x_MF`, or samples, of a row in float32, changed where gradients are on."""
         ...
+
+
+class HearingLearner(Generic[M]):
+    """The part of a `Learner` of speech that does not depend on how it is learned.
+
+    Args:
+        module: The network.
+        recordings: Training rows, each long enough for its transcript.
+        targets: Numbers of what is said in each, at least one.
+        validation: Rows to evaluate on; may be empty.
+        validation_targets: Numbers of what is said in each.
+        measure: Metrics of what is heard in validation rows.
+        batch_size: Rows of a step.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        module: M,
+        *,
+        recordings: Recordings,
+        targets: Sequence[list[int]],
+        validation: Recordings,
+        validation_targets: Sequence[list[int]],
+        measure: Measure,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        assert len(recordings) == len(targets), "recordings and targets are not aligned"
+        assert len(validation) == len(validation_targets), "validation rows are not aligned"
+        self._module: M = module
+        self._recordings, self._targets = recordings, targets
+        self._validation, self._validation_targets = validation, validation_targets
+        self._measure, self._batch_size, self._seed = measure, batch_size, seed
+
+    @property
+    def module(self) -> M:
+        """The network."""
+        return self._module
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows."""
+        return len(self._recordings)
 
 
 def like_length_order(

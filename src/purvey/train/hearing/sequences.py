@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from purvey.train.early_stopping import Validation
-from purvey.train.hearing.rows import EVAL_ROWS, Measure, Recordings, judged, like_length_order
+from purvey.train.hearing.rows import (
+    EVAL_ROWS,
+    HearingLearner,
+    Measure,
+    Recordings,
+    judged,
+    like_length_order,
+)
 from purvey.train.step import BatchLoss
 
 _UNTAUGHT = -100
@@ -22,7 +29,7 @@ Write = Callable[[Tensor, int], list[int]]
 """From `x_MF` and a number of tokens, at most, to the tokens that are written of it."""
 
 
-class SequenceLearner:
+class SequenceLearner(HearingLearner[nn.Module]):
     """An encoder and decoder with the recordings that they learn from.
 
     Args:
@@ -52,23 +59,17 @@ class SequenceLearner:
         batch_size: int,
         seed: int,
     ) -> None:
-        assert len(recordings) == len(targets), "recordings and targets are not aligned"
-        assert len(validation) == len(validation_targets), "validation rows are not aligned"
-        self._module, self._prefix = module, list(prefix)
-        self._recordings, self._targets = recordings, targets
-        self._validation, self._validation_targets = validation, validation_targets
-        self._write, self._measure = write, measure
-        self._batch_size, self._seed = batch_size, seed
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        return self._module
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows."""
-        return len(self._recordings)
+        super().__init__(
+            module,
+            recordings=recordings,
+            targets=targets,
+            validation=validation,
+            validation_targets=validation_targets,
+            measure=measure,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        self._prefix, self._write = list(prefix), write
 
     def order(self, epoch: int) -> Sequence[int]:
         """Return batches of like numbers of tokens, shuffled; at first from few to many."""
