@@ -262,9 +262,9 @@ class Settings(BaseSettings):
     """Where language models are computed: `auto` takes the first CUDA device where there is one, in
     bf16 unless `precision` says fp32, and else the processor."""
     training_device: Device = "cpu"
-    """Where networks learn: `cuda` is the first CUDA device, `auto` that one where it is there.
-    Several ranks, adapters of a base in 4 bits, embeddings and models that see stay on the
-    processor."""
+    """Where networks learn: `cuda` is the first CUDA device, or one for each rank, and `auto` that
+    where there is one. More ranks than devices, adapters of a base in 4 bits, embeddings, Whisper
+    and models that see stay on the processor."""
     kv_cache_bytes: Annotated[int, Field(ge=2**20)] = 256 * 2**20
     """KV cache of one engine."""
     prepacked_bytes: Annotated[int, Field(ge=0, le=2**50)] = 16 * 2**30
