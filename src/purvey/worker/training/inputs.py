@@ -123,11 +123,7 @@ def prepared_splits(run: TrainingRun, model: Classifier) -> dict[str, "PreparedR
     """
     columns = match_columns(model.manifest.inputs, run.dataset.manifest)
     if not run.splits["validation"].num_rows:
-        calibration = ", no calibration" if model.labels else ""
-        run.link.event(
-            f"The validation split is empty: no early stopping, no best checkpoint{calibration}.",
-            level="warn",
-        )
+        run.tell_unvalidated(*(("no calibration",) if model.labels else ()))
     return {
         split: PreparedRows(model, rows, columns, augment=run.config.augment)
         for split, rows in run.splits.items()

@@ -234,6 +234,15 @@ class TrainingRun:
         ranks = self.group.size if self.group else 1
         return environment(threads=torch.get_num_threads(), ranks=ranks)
 
+    def tell_unvalidated(self, *lost: str) -> None:
+        """Warn that there are no validation rows.
+
+        Args:
+            lost: What the task cannot do without them, beside what no task can.
+        """
+        missing = ", ".join(("no early stopping", "no best checkpoint", *lost))
+        self.link.event(f"The validation split is empty: {missing}.", level="warn")
+
     def built(self, build: Callable[[], Built]) -> Built:
         """Return what `build` makes; a rehearsal has it made without numbers."""
         return build()

@@ -96,9 +96,7 @@ def _spoken(
             f"{how_many} recordings of the {split} split are left out: {why}.", level="warn"
         )
     if split == "validation" and not len(found):
-        run.link.event(
-            "The validation split is empty: no early stopping, no best checkpoint.", level="warn"
-        )
+        run.tell_unvalidated()
     return found
 
 

@@ -93,9 +93,7 @@ def _check(run: TrainingRun, pairs: dict[str, Pairs]) -> None:
                 level="warn",
             )
     if not len(pairs["validation"]):
-        run.link.event(
-            "The validation split is empty: no early stopping, no best checkpoint.", level="warn"
-        )
+        run.tell_unvalidated()
 
 
 def _tested(

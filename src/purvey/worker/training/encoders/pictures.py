@@ -214,9 +214,7 @@ def _check(run: TrainingRun, pictures: dict[str, Pictures]) -> None:
             param="recipe.dataset",
         )
     if not len(pictures["validation"]):
-        run.link.event(
-            "The validation split is empty: no early stopping, no best checkpoint.", level="warn"
-        )
+        run.tell_unvalidated()
 
 
 def _metrics(rows: Pictures, images_MD: Vectors, texts_KD: Vectors) -> dict[str, float]:
